@@ -27,12 +27,9 @@ ROOT = Path(__file__).resolve().parent
 OBJECTS = ROOT / "build" / "native"
 NATIVE = "mtia._native"
 TORCH_EXTENSION = "mtia._C"
-SOURCES = {
-    NATIVE: "src/mtia/engine/csrc/*.cpp",
-    TORCH_EXTENSION: "src/mtia/host_runtime/torch_mtia/csrc/*.cpp",
-}
+SOURCES = {NATIVE: "src/mtia/engine/csrc/*.cpp", TORCH_EXTENSION: "src/mtia/host_runtime/torch_mtia/csrc/*.cpp"}
 
-NO_COMPILER = """no C++ compiler found (tried {tried}). openMTIA builds two small native libraries and needs one with C++17:
+NO_COMPILER = """no C++ compiler found (tried {tried}). openMTIA builds two small native libraries and needs one (C++20):
   Debian, Ubuntu:  apt-get install g++
   Fedora, RHEL:    dnf install gcc-c++
   macOS:           xcode-select --install
@@ -77,7 +74,7 @@ class BuildNative(build_ext):
         built = build_library(ext.name, [ROOT / s for s in ext.sources])
         target.parent.mkdir(parents=True, exist_ok=True)
         if target.resolve() != built.resolve():
-            target.unlink(missing_ok=True)       # a running process keeps the old file
+            target.unlink(missing_ok=True)  # a running process keeps the old file
             shutil.copy2(built, target)
 
 
@@ -93,7 +90,7 @@ def build_library(name: str, sources: Sequence[Path]) -> Path:
         list(pool.map(lambda job: compile_one(compiler, recipe, *job), stale))
     library = folder / "library.so"
     objects = [obj for _, obj in jobs]
-    if stale or not library.exists() or newest(objects) > library.stat().st_mtime_ns or link_list_changed(folder, objects):
+    if stale or is_unlinked(library, objects):
         run([compiler, "-shared", "-o", str(library), *map(str, objects), *recipe.link_flags], f"link {name}")
         (folder / "objects.txt").write_text("\n".join(map(str, objects)))
     return library
@@ -106,7 +103,7 @@ def object_path(folder: Path, source: Path, flags: Sequence[str]) -> Path:
 
 
 def is_stale(obj: Path) -> bool:
-    """True when the object is missing or older than its source or a header it included (from the compiler's .d file)."""
+    """True when the object is missing, or older than its source or a header it included (compiler's .d file)."""
     dependencies = obj.with_suffix(".d")
     if not obj.exists() or not dependencies.exists():
         return True
@@ -118,9 +115,12 @@ def newest(paths: Sequence[Path]) -> int:
     return max(p.stat().st_mtime_ns for p in paths)
 
 
-def link_list_changed(folder: Path, objects: Sequence[Path]) -> bool:
-    record = folder / "objects.txt"
-    return not record.exists() or record.read_text() != "\n".join(map(str, objects))
+def is_unlinked(library: Path, objects: Sequence[Path]) -> bool:
+    """True when the library is missing, older than an object, or was linked from other objects."""
+    record = library.with_name("objects.txt")
+    if not library.exists() or not record.exists() or newest(objects) > library.stat().st_mtime_ns:
+        return True
+    return record.read_text() != "\n".join(map(str, objects))
 
 
 def compile_one(compiler: str, recipe: Recipe, source: Path, obj: Path) -> None:
@@ -144,7 +144,7 @@ def find_compiler() -> str:
 
 
 def native_recipe() -> Recipe:
-    flags = ("-O3", "-std=c++17", "-fPIC", "-fopenmp-simd", "-fvisibility=hidden", "-Wall", "-Wextra", *native_arch())
+    flags = ("-O3", "-std=c++17", "-fPIC", "-fopenmp-simd", "-Wall", "-Wextra", *native_arch())
     return Recipe(compile_flags=flags, link_flags=("-pthread",))
 
 
@@ -164,8 +164,17 @@ def torch_recipe() -> Recipe:
         sys.exit(NO_TORCH.format(python=sys.executable))
     abi = int(torch._C._GLIBCXX_USE_CXX11_ABI)
     includes = [f"-isystem{path}" for path in (*cpp_extension.include_paths(), include)]
-    flags = ("-O2", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wall", "-DTORCH_EXTENSION_NAME=_C",
-             "-DTORCH_API_INCLUDE_EXTENSION_H", f"-D_GLIBCXX_USE_CXX11_ABI={abi}", *includes)
+    flags = (
+        "-O2",
+        "-std=c++20",
+        "-fPIC",
+        "-fvisibility=hidden",
+        "-Wall",
+        "-DTORCH_EXTENSION_NAME=_C",
+        "-DTORCH_API_INCLUDE_EXTENSION_H",
+        f"-D_GLIBCXX_USE_CXX11_ABI={abi}",
+        *includes,
+    )
     libraries = [f"-L{path}" for path in cpp_extension.library_paths()]
     return Recipe(compile_flags=flags, link_flags=(*libraries, "-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"))
 

@@ -1,0 +1,200 @@
+"""One class per kind of failure a user can cause, with fields, so that nobody parses text.
+
+A message names what was being built, the value, the limit or the allowed values, and what to do next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class MtiaError(Exception):
+    """Base of every error that openMTIA raises on purpose."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ " Did you mean 'mtia200'?" for the nearest known word, or nothing."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+# --- chips and settings -----------------------------------------------------------------------------------------------
+
+
+class UnknownChip(MtiaError, ValueError):
+    def __init__(self, name: str, *, known: Sequence[str]) -> None:
+        super().__init__(
+            f"unknown chip {name!r}; known: {', '.join(known)}, or the path of a chip file (.toml)."
+            f"{did_you_mean(name, known)}"
+        )
+        self.name, self.known = name, tuple(known)
+
+
+class ChipFileError(MtiaError, ValueError):
+    """A chip file says something it may not. `key` is the dotted key, "" for the file as a whole."""
+
+    def __init__(self, file: str, *, key: str, problem: str, allowed: str = "", value: object = None) -> None:
+        where = f"{file}: {key}" if key else file
+        said = "" if value is None else f" (got {value!r})"
+        super().__init__(f"{where}: {problem}{said}.{' ' + allowed if allowed else ''}")
+        self.file, self.key, self.problem, self.allowed, self.value = file, key, problem, allowed, value
+
+
+class KnobError(MtiaError, ValueError):
+    """A setting that does not exist, or a value it cannot take."""
+
+    def __init__(self, name: str, *, problem: str, allowed: str = "", value: object = None) -> None:
+        said = "" if value is None else f" (got {value!r})"
+        super().__init__(f"{name}: {problem}{said}.{' ' + allowed if allowed else ''}")
+        self.name, self.problem, self.allowed, self.value = name, problem, allowed, value
+
+
+# --- what a kernel asks that the chip has not -------------------------------------------------------------------------
+
+
+class UnsupportedDtype(MtiaError, TypeError):
+    """`since` names the first chip or generation that has it, "" when none does."""
+
+    def __init__(self, what: str, *, chip: str, dtype: str, supported: Sequence[str], since: str = "") -> None:
+        has_it = f" {dtype} is supported since {since}." if since else ""
+        super().__init__(
+            f"{what}: {chip} has no {dtype}; it supports {', '.join(supported) or 'none'}.{has_it} "
+            f"Cast the operands, or choose another chip (MTIA_CHIP, mtia.use)."
+        )
+        self.what, self.chip, self.dtype, self.supported, self.since = what, chip, dtype, tuple(supported), since
+
+
+class UnsupportedOperation(MtiaError, NotImplementedError):
+    """An operation the compiler does not lower (yet); `instead` says what works."""
+
+    def __init__(self, op: str, *, kernel: str, line: str, instead: str = "", detail: str = "") -> None:
+        why = f" ({detail})" if detail else ""
+        super().__init__(
+            f"{line}: kernel {kernel!r} uses {op!r}{why}, which the mtia back end does not lower."
+            f"{' ' + instead if instead else ''}"
+        )
+        self.op, self.kernel, self.line, self.instead, self.detail = op, kernel, line, instead, detail
+
+
+class OutOfLocalMemory(MtiaError):
+    def __init__(self, program: str, *, needed_bytes: int, limit_bytes: int, largest: str) -> None:
+        super().__init__(
+            f"{program}: circular buffers need {needed_bytes:,} bytes of local memory, the PE has "
+            f"{limit_bytes:,}; the largest is {largest!r}. Use a smaller tile or fewer slots."
+        )
+        self.program, self.needed_bytes, self.limit_bytes, self.largest = program, needed_bytes, limit_bytes, largest
+
+
+class TooManyCircularBuffers(MtiaError):
+    def __init__(self, program: str, *, needed: int, limit: int, source: str = "") -> None:
+        per = f" ({source})" if source else ""
+        super().__init__(
+            f"{program}: needs {needed} circular buffers, a PE has {limit}{per}. Split the kernel, or "
+            f"load fewer tensors at a time; MTIA_STRICT=0 goes on with a warning."
+        )
+        self.program, self.needed, self.limit, self.source = program, needed, limit, source
+
+
+class MisalignedAccess(MtiaError):
+    def __init__(
+        self,
+        kernel: str,
+        *,
+        instance: Sequence[int],
+        line: str,
+        argument: str,
+        address: int,
+        alignment_bytes: int,
+        chip: str = "",
+    ) -> None:
+        who = chip or "this chip"
+        super().__init__(
+            f"{line}: kernel {kernel!r}, program instance {tuple(instance)}: address {address:#x} of "
+            f"{argument!r} is not a multiple of {alignment_bytes} bytes, which a DMA of {who} needs. Pad "
+            f"rows to {alignment_bytes} bytes; MTIA_STRICT=0 goes on with a warning."
+        )
+        self.kernel, self.instance, self.line, self.argument = kernel, tuple(instance), line, argument
+        self.address, self.alignment_bytes, self.chip = address, alignment_bytes, chip
+
+
+class OutOfBoundsAccess(MtiaError, IndexError):
+    """`offset_bytes` from the start of the allocation that the argument points into; negative is before it."""
+
+    def __init__(
+        self,
+        kernel: str,
+        *,
+        instance: Sequence[int],
+        line: str,
+        argument: str,
+        address: int,
+        offset_bytes: int,
+        allocation_bytes: int,
+        access: str = "load",
+    ) -> None:
+        super().__init__(
+            f"{line}: kernel {kernel!r}, program instance {tuple(instance)}: {access} at {address:#x}, "
+            f"offset {offset_bytes:,} bytes of {argument!r}, whose allocation has {allocation_bytes:,} "
+            f"bytes. Mask the access, or check the strides and the grid."
+        )
+        self.kernel, self.instance, self.line = kernel, tuple(instance), line
+        self.argument, self.access = argument, access
+        self.address, self.offset_bytes, self.allocation_bytes = address, offset_bytes, allocation_bytes
+
+
+class KernelAssertion(MtiaError, AssertionError):
+    """A `tl.device_assert` failed."""
+
+    def __init__(self, kernel: str, *, instance: Sequence[int], line: str, message: str) -> None:
+        super().__init__(
+            f"{line}: kernel {kernel!r}, program instance {tuple(instance)}: device assertion failed: {message}"
+        )
+        self.kernel, self.instance, self.line, self.message = kernel, tuple(instance), line, message
+
+
+class ProgramError(MtiaError):
+    """A TileProgram that breaks its own rules (found by the verifier)."""
+
+    def __init__(self, program: str, *, command: int, problem: str) -> None:
+        super().__init__(
+            f"{program}: command {command}: {problem}. This is a bug in the producer of the program; run "
+            f"with MTIA_DEBUG=2 to see its text."
+        )
+        self.program, self.command, self.problem = program, command, problem
+
+
+class Deadlock(MtiaError):
+    """No engine can go on. `waits` says who waits for what, one line each."""
+
+    def __init__(self, program: str, *, at_s: float, waits: Sequence[str]) -> None:
+        super().__init__(f"{program}: deadlock at {at_s * 1e6:.3f} us: {'; '.join(waits)}")
+        self.program, self.at_s, self.waits = program, at_s, tuple(waits)
+
+
+# --- run time ---------------------------------------------------------------------------------------------------------
+
+
+class UninitializedError(MtiaError, RuntimeError):
+    """Something was used before it was set up, or its native library was not built."""
+
+    def __init__(self, what: str, *, remedy: str) -> None:
+        super().__init__(f"{what}. {remedy}")
+        self.what, self.remedy = what, remedy
+
+
+class HostFallbackRefused(MtiaError, RuntimeError):
+    def __init__(self, op: str, *, dtypes: Sequence[str] = ()) -> None:
+        on = f" on {', '.join(dtypes)}" if dtypes else ""
+        super().__init__(
+            f"{op}{on} has no mtia kernel, and MTIA_HOST_FALLBACK=error refuses to compute it on the "
+            f"host. Set MTIA_HOST_FALLBACK=warn to allow it (counted in mtia.host_fallbacks())."
+        )
+        self.op, self.dtypes = op, tuple(dtypes)
+
+
+__all__ = [
+    "ChipFileError", "Deadlock", "HostFallbackRefused", "KernelAssertion", "KnobError", "MisalignedAccess", "MtiaError",
+    "OutOfBoundsAccess", "OutOfLocalMemory", "ProgramError", "TooManyCircularBuffers", "UninitializedError",
+    "UnknownChip", "UnsupportedDtype", "UnsupportedOperation", "did_you_mean",
+]  # fmt: skip
