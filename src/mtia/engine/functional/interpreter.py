@@ -1,0 +1,819 @@
+"""The functional simulator: runs a TileProgram over the whole grid at once. It defines what each command computes.
+
+Every command is one array operation with the program instances as leading dimension, in chunks that fit the host's
+cache.  Integers and addresses stay symbolic while they are affine (`affine.py`), so most loads are block copies.
+Where programs take different ways (branches, loops of different length), all ways are walked with a mask of the
+programs on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from mtia.engine.functional import affine, memory, pointwise
+from mtia.engine.functional.memory import UNCHECKED, Allocation, Place
+from mtia.engine.functional.values import TORCH_DTYPE, Base, Box, Held, Lin, dense, full
+from mtia.errors import KernelAssertion, UnsupportedOperation
+from mtia.program import commands as c
+from mtia.program.program import TileProgram
+from mtia.program.types import Element, TileType, Value
+
+CHUNK_ELEMENTS = 1 << 18
+
+Argument = int | float | bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Launch:
+    """A program, its grid and run-time arguments (pointers as addresses), with the allocations behind the pointers."""
+
+    program: TileProgram
+    grid: tuple[int, int, int]
+    arguments: Sequence[Argument]
+    allocations: Sequence[Allocation] = ()
+
+    @property
+    def n_programs(self) -> int:
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is known of a program before any launch: where pointers come from, its largest tile, how it must run."""
+
+    origins: dict[int, int] = field(default_factory=dict)       # value id -> parameter index
+    largest_tile: int = 1
+    n_values: int = 0
+    sequential: bool = False
+
+
+def plan_of(program: TileProgram) -> Plan:
+    """Computed once per program and kept on it."""
+    plan = program.__dict__.get("_plan")
+    if plan is None:
+        plan = _make_plan(program)
+        object.__setattr__(program, "_plan", plan)
+    return plan
+
+
+def _make_plan(program: TileProgram) -> Plan:
+    plan = Plan()
+    for i, parameter in enumerate(program.parameters):
+        plan.n_values = max(plan.n_values, parameter.value.id + 1)
+        if parameter.value.type.is_pointer:
+            plan.origins[parameter.value.id] = i
+    _plan_block(program.body, plan, in_while=False)
+    return plan
+
+
+def _plan_block(block: c.Block, plan: Plan, *, in_while: bool) -> None:
+    for command in block.commands:
+        for value in (*command.results, *(a for b in command.blocks for a in b.args)):
+            plan.n_values = max(plan.n_values, value.id + 1)
+            plan.largest_tile = max(plan.largest_tile, value.type.n_elements)
+        plan.sequential |= in_while and isinstance(command, c.AtomicCas | c.AtomicRmw)
+        _trace_pointers(command, plan)
+        for inner in command.blocks:
+            _plan_block(inner, plan, in_while=in_while or isinstance(command, c.While))
+        if isinstance(command, c.For | c.While | c.If) and not isinstance(command, c.For):
+            for inner in command.blocks[-1:]:
+                _join_origins(inner.yields[-len(command.results):] if command.results else (), command.results, plan)
+
+
+def _trace_pointers(command: c.Command, plan: Plan) -> None:
+    if isinstance(command, c.For):
+        _join_origins(command.operands[3:], command.body.args[1:], plan)
+        _join_origins(command.operands[3:], command.results, plan)
+    elif isinstance(command, c.While):
+        _join_origins(command.operands, command.before.args, plan)
+        _join_origins(command.operands, command.after.args, plan)
+    elif command.results and command.result.type.is_pointer and not command.blocks:
+        found = [plan.origins[o.id] for o in command.operands if o.id in plan.origins]
+        if found:
+            plan.origins[command.result.id] = found[0]
+
+
+def _join_origins(sources: Sequence[Value], targets: Sequence[Value], plan: Plan) -> None:
+    for source, target in zip(sources, targets, strict=False):
+        if source.id in plan.origins and target.type.is_pointer:
+            plan.origins[target.id] = plan.origins[source.id]
+
+
+def run(launch: Launch) -> None:
+    """Compute the launch's values in device memory. Raises what the chip would refuse, named with line and instance."""
+    plan = plan_of(launch.program)
+    chunk = 1 if plan.sequential else max(1, CHUNK_ELEMENTS // plan.largest_tile)
+    with torch.no_grad():
+        for first in range(0, launch.n_programs, chunk):
+            Interpreter(launch, plan, first, min(chunk, launch.n_programs - first)).run()
+
+
+class Interpreter:
+    """One chunk of a launch: programs first .. first + n."""
+
+    def __init__(self, launch: Launch, plan: Plan, first: int, n: int) -> None:
+        self.launch = launch
+        self.plan = plan
+        self.first = first
+        self.n = n
+        self.active: np.ndarray | None = None                   # bool [P]; None: all
+        self.env: list[Held | None] = [None] * plan.n_values
+        self.flat_ids: np.ndarray | None = None
+
+    def run(self) -> None:
+        for parameter, argument in zip(self.launch.program.parameters, self.launch.arguments, strict=True):
+            self.env[parameter.value.id] = hold_argument(parameter.value.type, argument)
+        self.block(self.launch.program.body)
+
+    def block(self, block: c.Block) -> None:
+        env = self.env
+        for command in block.commands:
+            HANDLERS[type(command)](self, command, env)
+            if self.active is not None and not self.active.any():
+                return
+
+    # --- operands ---
+
+    def tensor(self, value: Value) -> torch.Tensor:
+        held = self.env[value.id]
+        assert held is not None, f"%{value.name} used before it is defined"
+        return dense(held, value.type)
+
+    def full(self, value: Value) -> torch.Tensor:
+        return full(self.tensor(value), value.type)
+
+    def scalar(self, value: Value) -> Base:
+        """An integer scalar, one for all programs (int) or one each (int64 [P])."""
+        held = self.env[value.id]
+        if isinstance(held, Lin):
+            return held.base
+        flat = dense(held, value.type).reshape(-1).to(torch.int64)  # type: ignore[arg-type]
+        return int(flat[0]) if flat.numel() == 1 else flat.numpy()
+
+    def program_ids(self, axis: int) -> Base:
+        x, y, z = self.launch.grid
+        if (x, y, z)[axis] == 1:
+            return 0
+        if self.flat_ids is None:
+            self.flat_ids = np.arange(self.first, self.first + self.n, dtype=np.int64)
+        ids = self.flat_ids
+        if axis == 0:
+            ids = ids if y == z == 1 else ids % x
+        elif axis == 1:
+            ids = ids // x if z == 1 else ids // x % y
+        else:
+            ids = ids // (x * y)
+        return int(ids[0]) if len(ids) == 1 else ids
+
+    def place(self, command: c.Command) -> Place:
+        return Place(self.launch.program.name, command, self.first, self.launch.grid)
+
+    def allocation(self, pointer: Value) -> Allocation:
+        at = self.plan.origins.get(pointer.id, -1)
+        return self.launch.allocations[at] if 0 <= at < len(self.launch.allocations) else UNCHECKED
+
+    def active_tensor(self, ndim: int) -> torch.Tensor | None:
+        return None if self.active is None else torch.from_numpy(self.active).view(-1, *([1] * ndim))
+
+
+def hold_argument(type_: TileType, argument: Argument) -> Held:
+    if type_.element.is_float:
+        return torch.tensor([float(argument)], dtype=torch.float64).to(TORCH_DTYPE[type_.element])
+    return Lin(int(argument))
+
+
+Handler = Callable[[Interpreter, "c.Command", list[Held | None]], None]
+HANDLERS: dict[type[c.Command], Handler] = {}
+
+
+def handles(cls: type[c.Command]) -> Callable[[Callable], Callable]:
+    def register(function: Callable) -> Callable:
+        HANDLERS[cls] = function
+        return function
+    return register
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+@handles(c.Constant)
+def _constant(self: Interpreter, cmd: c.Constant, env: list) -> None:
+    env[cmd.result.id] = hold_constant(cmd)
+
+
+def hold_constant(cmd: c.Constant) -> Held:
+    type_ = cmd.result.type
+    if isinstance(cmd.value, tuple):
+        return torch.tensor(cmd.value).to(TORCH_DTYPE[type_.element]).view(1, *type_.shape)
+    if type_.element is Element.I1 and type_.shape:
+        return Box((None,) * len(type_.shape), bool(cmd.value))
+    if type_.element.is_float:
+        value = torch.full([1] * (len(type_.shape) + 1), cmd.value, dtype=torch.float64)
+        return value.to(TORCH_DTYPE[type_.element])
+    return Lin(int(cmd.value), (0,) * len(type_.shape))
+
+
+@handles(c.ProgramId)
+def _program_id(self: Interpreter, cmd: c.ProgramId, env: list) -> None:
+    env[cmd.result.id] = Lin(self.program_ids(cmd.axis))
+
+
+@handles(c.NumPrograms)
+def _num_programs(self: Interpreter, cmd: c.NumPrograms, env: list) -> None:
+    env[cmd.result.id] = Lin(self.launch.grid[cmd.axis])
+
+
+@handles(c.Range)
+def _range(self: Interpreter, cmd: c.Range, env: list) -> None:
+    env[cmd.result.id] = Lin(cmd.start, (1,))
+
+
+@handles(c.Elementwise)
+def _elementwise(self: Interpreter, cmd: c.Elementwise, env: list) -> None:
+    held = [env[o.id] for o in cmd.operands]
+    rule = affine.RULES.get(cmd.op)
+    if rule is not None and not any(isinstance(h, torch.Tensor) for h in held):
+        result = rule(cmd, held)
+        if result is not None:
+            env[cmd.result.id] = result
+            return
+    if cmd.op not in pointwise.OPERATIONS and cmd.op not in ("cmpi", "cmpf"):
+        raise UnsupportedOperation(cmd.op, kernel=self.launch.program.name, line=str(cmd.location),
+                                   detail="the functional simulator has no such element-wise operation")
+    tensors = [dense(h, o.type) for h, o in zip(held, cmd.operands, strict=True)]
+    if cmd.op == "addptr":
+        pointee = cmd.operands[0].type.pointee
+        assert pointee is not None
+        tensors[1] = tensors[1].to(torch.int64) * pointee.n_bytes
+    env[cmd.result.id] = pointwise.evaluate(cmd, tensors)
+
+
+@handles(c.Convert)
+def _convert(self: Interpreter, cmd: c.Convert, env: list) -> None:
+    held = env[cmd.operands[0].id]
+    source, target = cmd.operands[0].type, cmd.result.type
+    if isinstance(held, Lin) and not target.element.is_float and source.element is not Element.I1 and \
+            target.element is not Element.I1 and cmd.op in _LIN_CONVERSIONS:
+        env[cmd.result.id] = held
+        return
+    if isinstance(held, Lin) and held.is_flat and source.element is Element.I1 and cmd.op == "extui":
+        env[cmd.result.id] = held
+        return
+    env[cmd.result.id] = pointwise.convert(cmd, dense(held, source))
+
+
+_LIN_CONVERSIONS = {"extsi", "extui", "trunci", "index_cast", "index_castui", "bitcast", "ptr_to_int", "int_to_ptr"}
+
+
+# --- shape ------------------------------------------------------------------------------------------------------------
+
+def _unsqueezed(tensor: torch.Tensor, ndim: int) -> torch.Tensor:
+    return tensor.view(tensor.shape[0], *([1] * ndim))
+
+
+@handles(c.Splat)
+def _splat(self: Interpreter, cmd: c.Splat, env: list) -> None:
+    held = env[cmd.operands[0].id]
+    ndim = len(cmd.result.type.shape)
+    if isinstance(held, Lin):
+        if cmd.result.type.element is Element.I1:
+            flag = bool(held.base) if isinstance(held.base, int) else held.base.astype(bool)
+            env[cmd.result.id] = Box((None,) * ndim, flag)
+        else:
+            env[cmd.result.id] = Lin(held.base, (0,) * ndim)
+    else:
+        env[cmd.result.id] = _unsqueezed(self.tensor(cmd.operands[0]), ndim)
+
+
+@handles(c.ExpandDims)
+def _expand_dims(self: Interpreter, cmd: c.ExpandDims, env: list) -> None:
+    held = env[cmd.operands[0].id]
+    if isinstance(held, Lin):
+        env[cmd.result.id] = Lin(held.base, (*held.strides[:cmd.dim], 0, *held.strides[cmd.dim:]))
+    elif isinstance(held, Box):
+        env[cmd.result.id] = Box((*held.bounds[:cmd.dim], None, *held.bounds[cmd.dim:]), held.flag)
+    else:
+        env[cmd.result.id] = held.unsqueeze(cmd.dim + 1)
+
+
+@handles(c.Broadcast)
+def _broadcast(self: Interpreter, cmd: c.Broadcast, env: list) -> None:
+    held = env[cmd.operands[0].id]
+    source = cmd.operands[0].type.shape
+    if isinstance(held, Lin):
+        strides = tuple(0 if n == 1 else s for s, n in zip(held.strides, source, strict=True))
+        env[cmd.result.id] = Lin(held.base, strides)
+    elif isinstance(held, Box):
+        env[cmd.result.id] = _broadcast_box(held, source, cmd.result.type.shape)
+    else:
+        env[cmd.result.id] = held
+
+
+def _broadcast_box(held: Box, source: tuple[int, ...], target: tuple[int, ...]) -> Box:
+    """A bound on a dim of size 1 says whether index 0 is inside: in or out for the whole broadcast dim."""
+    flag = held.flag
+    bounds = []
+    for interval, n, m in zip(held.bounds, source, target, strict=True):
+        if interval is not None and n == 1 and m != 1:
+            flag = np.asarray(flag) & (np.asarray(interval[0]) <= 0) & (np.asarray(interval[1]) > 0)
+            interval = None
+        bounds.append(interval)
+    if isinstance(flag, np.ndarray) and flag.ndim == 0:
+        flag = bool(flag)
+    return Box(tuple(bounds), flag)
+
+
+@handles(c.Reshape)
+def _reshape(self: Interpreter, cmd: c.Reshape, env: list) -> None:
+    held = env[cmd.operands[0].id]
+    source, target = cmd.operands[0].type.shape, cmd.result.type.shape
+    if isinstance(held, Lin) and held.is_flat:
+        env[cmd.result.id] = Lin(held.base, (0,) * len(target))
+        return
+    if isinstance(held, Lin):
+        strides = _reshaped_strides(source, held.strides, target)
+        if strides is not None:
+            env[cmd.result.id] = Lin(held.base, strides)
+            return
+    tensor = self.full(cmd.operands[0])
+    env[cmd.result.id] = tensor.reshape(tensor.shape[0], *target)
+
+
+def _reshaped_strides(source: tuple[int, ...], strides: tuple[int, ...],
+                      target: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Strides after a reshape that only adds or drops dims of size 1 or splits a single dim."""
+    kept = [(n, s) for n, s in zip(source, strides, strict=True) if n != 1]
+    if [n for n, _ in kept] == [n for n in target if n != 1]:
+        rest = iter(kept)
+        return tuple(0 if n == 1 else next(rest)[1] for n in target)
+    if len(kept) != 1:
+        return None
+    stride, result = kept[0][1], []
+    for n in reversed(target):
+        result.append(stride if n != 1 else 0)
+        stride *= n
+    return tuple(reversed(result))
+
+
+@handles(c.Transpose)
+def _transpose(self: Interpreter, cmd: c.Transpose, env: list) -> None:
+    held = env[cmd.operands[0].id]
+    if isinstance(held, Lin):
+        env[cmd.result.id] = Lin(held.base, tuple(held.strides[i] for i in cmd.order))
+    elif isinstance(held, Box):
+        env[cmd.result.id] = Box(tuple(held.bounds[i] for i in cmd.order), held.flag)
+    else:
+        env[cmd.result.id] = held.permute(0, *(i + 1 for i in cmd.order))
+
+
+@handles(c.Join)
+def _join(self: Interpreter, cmd: c.Join, env: list) -> None:
+    a, b = torch.broadcast_tensors(*(self.full(o) for o in cmd.operands))
+    env[cmd.result.id] = torch.stack((a, b), dim=-1)
+
+
+@handles(c.Split)
+def _split(self: Interpreter, cmd: c.Split, env: list) -> None:
+    tensor = self.full(cmd.operands[0])
+    env[cmd.results[0].id], env[cmd.results[1].id] = tensor[..., 0], tensor[..., 1]
+
+
+@handles(c.Concat)
+def _concat(self: Interpreter, cmd: c.Concat, env: list) -> None:
+    a, b = (self.full(o) for o in cmd.operands)
+    n = max(a.shape[0], b.shape[0])
+    env[cmd.result.id] = torch.cat((a.expand(n, *a.shape[1:]), b.expand(n, *b.shape[1:])), dim=1)
+
+
+@handles(c.Gather)
+def _gather(self: Interpreter, cmd: c.Gather, env: list) -> None:
+    source, index = (self.full(o) for o in cmd.operands)
+    n = max(source.shape[0], index.shape[0])
+    source, index = source.expand(n, *source.shape[1:]), index.expand(n, *index.shape[1:])
+    env[cmd.result.id] = torch.gather(source, cmd.dim + 1, index.to(torch.int64))
+
+
+@handles(c.Histogram)
+def _histogram(self: Interpreter, cmd: c.Histogram, env: list) -> None:
+    x = self.full(cmd.operands[0])
+    n_bins = cmd.result.type.shape[0]
+    keep = (x >= 0) & (x < n_bins)
+    if len(cmd.operands) > 1:
+        keep = keep & self.full(cmd.operands[1])
+    x, keep = torch.broadcast_tensors(x, keep)
+    counts = torch.zeros((x.shape[0], n_bins), dtype=TORCH_DTYPE[cmd.result.type.element])
+    counts.scatter_add_(1, torch.where(keep, x, 0).to(torch.int64), keep.to(counts.dtype))
+    env[cmd.result.id] = counts
+
+
+# --- reductions -------------------------------------------------------------------------------------------------------
+
+_REDUCERS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "add": lambda x, d: x.sum(d, dtype=x.dtype), "mul": lambda x, d: x.prod(d, dtype=x.dtype),
+    "max_nan": lambda x, d: x.amax(d), "min_nan": lambda x, d: x.amin(d),
+}
+
+
+def _reducer(cmd: c.Reduce) -> Callable[[torch.Tensor, int], torch.Tensor] | None:
+    element = cmd.operands[0].type.element
+    if element is Element.I1:
+        return {"or": lambda x, d: x.any(d), "and": lambda x, d: x.all(d)}.get(cmd.op)
+    if cmd.op in ("max", "min"):
+        if element.is_float:
+            return _nan_skipping_max if cmd.op == "max" else _nan_skipping_min
+        return (lambda x, d: x.amax(d)) if cmd.op == "max" else (lambda x, d: x.amin(d))
+    return _REDUCERS.get(cmd.op)
+
+
+def _nan_skipping_max(x: torch.Tensor, dim: int) -> torch.Tensor:
+    result = x.amax(dim)
+    return torch.where(x.isnan(), -torch.inf, x).amax(dim) if result.isnan().any() else result
+
+
+def _nan_skipping_min(x: torch.Tensor, dim: int) -> torch.Tensor:
+    result = x.amin(dim)
+    return torch.where(x.isnan(), torch.inf, x).amin(dim) if result.isnan().any() else result
+
+
+@handles(c.Reduce)
+def _reduce(self: Interpreter, cmd: c.Reduce, env: list) -> None:
+    operands = [self.full(o) for o in cmd.operands]
+    reducer = _reducer(cmd) if len(operands) == 1 else None
+    if reducer is not None:
+        env[cmd.result.id] = reducer(operands[0], cmd.dim + 1)
+        return
+    operands = _same_programs(operands)
+    while operands[0].shape[cmd.dim + 1] > 1:                   # neighbours pair up, so the order is kept
+        evens, odds = (_every_other(operands, cmd.dim + 1, start) for start in (0, 1))
+        operands = _combine(self, cmd.combine, evens, odds)
+    for result, operand in zip(cmd.results, operands, strict=True):
+        env[result.id] = operand.squeeze(cmd.dim + 1)
+
+
+def _same_programs(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    n = max(t.shape[0] for t in tensors)
+    return [t.expand(n, *t.shape[1:]) for t in tensors]
+
+
+def _every_other(tensors: list[torch.Tensor], dim: int, start: int) -> list[torch.Tensor]:
+    index = (slice(None),) * dim + (slice(start, None, 2),)
+    return [t[index] for t in tensors]
+
+
+def _combine(self: Interpreter, block: c.Block, left: list[torch.Tensor],
+             right: list[torch.Tensor]) -> list[torch.Tensor]:
+    """The combine region on whole tensors: its scalars are elements."""
+    env = self.env
+    for arg, tensor in zip(block.args, (*left, *right), strict=True):
+        env[arg.id] = tensor
+    self.block(block)
+    shape = torch.broadcast_shapes(*(t.shape for t in (*left, *right)))
+    return [_region_result(env[v.id], v.type, shape) for v in block.yields]
+
+
+def _region_result(held: Held | None, type_: TileType, shape: torch.Size) -> torch.Tensor:
+    assert held is not None
+    tensor = dense(held, type_)
+    return tensor.reshape(tensor.shape or (1,)).expand(shape) if tensor.ndim == len(shape) else \
+        tensor.view(-1, *([1] * (len(shape) - 1))).expand(shape)
+
+
+_SCANNERS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "add": lambda x, d: x.cumsum(d, dtype=x.dtype), "mul": lambda x, d: x.cumprod(d, dtype=x.dtype),
+}
+
+
+@handles(c.Scan)
+def _scan(self: Interpreter, cmd: c.Scan, env: list) -> None:
+    dim = cmd.dim + 1
+    operands = _same_programs([self.full(o) for o in cmd.operands])
+    if cmd.reverse:
+        operands = [t.flip(dim) for t in operands]
+    scanner = _SCANNERS.get(cmd.op) if len(operands) == 1 and operands[0].dtype is not torch.bool else None
+    results = [scanner(operands[0], dim)] if scanner else _doubling_scan(self, cmd, operands, dim)
+    for result, tensor in zip(cmd.results, results, strict=True):
+        env[result.id] = tensor.flip(dim) if cmd.reverse else tensor
+
+
+def _doubling_scan(self: Interpreter, cmd: c.Scan, tensors: list[torch.Tensor], dim: int) -> list[torch.Tensor]:
+    n, step = tensors[0].shape[dim], 1
+    while step < n:
+        left = [t.narrow(dim, 0, n - step) for t in tensors]
+        right = [t.narrow(dim, step, n - step) for t in tensors]
+        combined = _combine(self, cmd.combine, left, right)
+        tensors = [torch.cat((t.narrow(dim, 0, step), new), dim) for t, new in zip(tensors, combined, strict=True)]
+        step *= 2
+    return tensors
+
+
+# --- dot product engine -----------------------------------------------------------------------------------------------
+
+def round_to_tf32(x: torch.Tensor) -> torch.Tensor:
+    """float32 rounded to 10 mantissa bits, to nearest even; infinities and NaN as they are."""
+    bits = x.contiguous().view(torch.int32)
+    rounded = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF
+    return torch.where(x.isfinite(), rounded.view(torch.float32), x)
+
+
+def multiply_operand(x: torch.Tensor, precision: str) -> torch.Tensor:
+    """In the type the products are exact in: float32 for narrow floats, float64 or integers as they are."""
+    if x.dtype is torch.float32:
+        return round_to_tf32(x) if precision.startswith("tf32") and "x3" not in precision else x
+    return x if x.dtype is torch.float64 else x.to(torch.float32)
+
+
+@handles(c.MatMul)
+def _matmul(self: Interpreter, cmd: c.MatMul, env: list) -> None:
+    a, b = (self.full(o) for o in cmd.operands[:2])
+    accumulator = self.tensor(cmd.operands[2])
+    if a.dtype in (torch.int8, torch.int16, torch.int32):
+        # products of 8-bit integers and sums of up to 2**37 of them are exact in float64
+        product = torch.matmul(a.to(torch.float64), b.to(torch.float64)).to(accumulator.dtype)
+        env[cmd.result.id] = product + accumulator
+        return
+    a, b = multiply_operand(a, cmd.precision), multiply_operand(b, cmd.precision)
+    product = torch.matmul(a, b)
+    result = product if _is_zero(accumulator) else product + accumulator.to(product.dtype)
+    dtype = TORCH_DTYPE[cmd.result.type.element]
+    env[cmd.result.id] = result if result.dtype is dtype else result.to(dtype)
+
+
+def _is_zero(x: torch.Tensor) -> bool:
+    return x.numel() == 1 and x.item() == 0
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+def held_mask(self: Interpreter, value: Value) -> Box | torch.Tensor:
+    held = self.env[value.id]
+    if isinstance(held, Lin):                                   # scalar i1
+        return Box((), bool(held.base) if isinstance(held.base, int) else held.base.astype(bool))
+    assert held is not None
+    return held
+
+
+def _fill_value(self: Interpreter, cmd: c.Load) -> float | None:
+    """The one value that masked elements get, None where they get different ones."""
+    if not cmd.has_other:
+        return 0
+    held = self.env[cmd.operands[2].id]
+    if isinstance(held, Lin) and held.is_flat and isinstance(held.base, int):
+        return held.base
+    if isinstance(held, Box) and isinstance(held.flag, bool) and not any(held.bounds):
+        return int(held.flag)
+    return held.item() if isinstance(held, torch.Tensor) and held.numel() == 1 else None
+
+
+@handles(c.Load)
+def _load(self: Interpreter, cmd: c.Load, env: list) -> None:
+    pointer, mask = env[cmd.operands[0].id], held_mask(self, cmd.operands[1]) if cmd.has_mask else None
+    fill = _fill_value(self, cmd)
+    type_ = cmd.result.type
+    bits = memory.fill_bits(fill, type_.element) if fill is not None else 0
+    where, place = self.allocation(cmd.operands[0]), self.place(cmd)
+    if isinstance(pointer, Lin) and not isinstance(mask, torch.Tensor):
+        out = memory.load_blocks(pointer, mask, self.active, type_, self.n, bits, where, place)
+    else:
+        address, selected = self.elementwise_access(cmd.operands[0], mask)
+        out = memory.gather(address, selected, type_, bits, where, place)
+    if fill is None:
+        out = torch.where(full(dense(mask, _mask_type(type_)), type_), out, self.full(cmd.operands[2]))  # type: ignore
+    env[cmd.result.id] = out if type_.shape or type_.element.is_float else _scalar_integer(out)
+
+
+def _scalar_integer(x: torch.Tensor) -> Lin:
+    flat = x.reshape(-1).to(torch.int64)
+    return Lin(int(flat[0]) if flat.numel() == 1 else flat.numpy())
+
+
+def _mask_type(type_: TileType) -> TileType:
+    return TileType(Element.I1, type_.shape)
+
+
+def _elementwise_access(self: Interpreter, pointer: Value,
+                        mask: Box | torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Addresses int64 [P or 1, *shape] and mask of the same shape, contiguous."""
+    address = self.full(pointer)
+    if mask is None and self.active is None:
+        return address.contiguous(), None
+    selected = torch.ones([1] * (address.ndim), dtype=torch.bool) if mask is None else \
+        dense(mask, _mask_type(pointer.type))
+    active = self.active_tensor(len(pointer.type.shape))
+    if active is not None:
+        selected = selected & active
+    address, selected = torch.broadcast_tensors(address, selected)
+    return address.contiguous(), selected.contiguous()
+
+
+Interpreter.elementwise_access = _elementwise_access  # type: ignore[attr-defined]
+
+
+@handles(c.Store)
+def _store(self: Interpreter, cmd: c.Store, env: list) -> None:
+    pointer, mask = env[cmd.operands[0].id], held_mask(self, cmd.operands[2]) if cmd.has_mask else None
+    value = cmd.operands[1]
+    where, place = self.allocation(cmd.operands[0]), self.place(cmd)
+    if isinstance(pointer, Lin) and not isinstance(mask, torch.Tensor):
+        data = self.full(value).contiguous()
+        memory.store_blocks(data, pointer, mask, self.active, value.type, self.n, where, place)
+        return
+    address, selected, data = self.scatter_operands(cmd.operands[0], mask, value)
+    memory.scatter(data, address, selected, value.type, where, place)
+
+
+def _scatter_operands(self: Interpreter, pointer: Value, mask: Box | torch.Tensor | None,
+                      value: Value) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    address, selected = self.elementwise_access(pointer, mask)  # type: ignore[attr-defined]
+    data = self.full(value)
+    n = self.n                                                  # every program writes, whether or not values differ
+    address = address.expand(n, *address.shape[1:]).contiguous()
+    selected = None if selected is None else selected.expand(address.shape).contiguous()
+    return address, selected, data.expand(address.shape).contiguous()
+
+
+Interpreter.scatter_operands = _scatter_operands  # type: ignore[attr-defined]
+
+
+@handles(c.AtomicRmw)
+def _atomic_rmw(self: Interpreter, cmd: c.AtomicRmw, env: list) -> None:
+    mask = held_mask(self, cmd.operands[2]) if cmd.has_mask else None
+    value = cmd.operands[1]
+    address, selected, data = self.scatter_operands(cmd.operands[0], mask, value)  # type: ignore[attr-defined]
+    old = memory.atomic(cmd.op, data, address, selected, value.type, self.allocation(cmd.operands[0]),
+                        self.place(cmd))
+    if cmd.results:
+        env[cmd.result.id] = old if cmd.result.type.shape or value.type.element.is_float else _scalar_integer(old)
+
+
+@handles(c.AtomicCas)
+def _atomic_cas(self: Interpreter, cmd: c.AtomicCas, env: list) -> None:
+    value = cmd.operands[2]
+    address, _, desired = self.scatter_operands(cmd.operands[0], None, value)  # type: ignore[attr-defined]
+    expected = self.full(cmd.operands[1]).expand(desired.shape).contiguous()
+    old = memory.compare_exchange(expected, desired, address, value.type, self.allocation(cmd.operands[0]),
+                                  self.place(cmd))
+    if cmd.results:
+        env[cmd.result.id] = old if cmd.result.type.shape or value.type.element.is_float else _scalar_integer(old)
+
+
+# --- control ----------------------------------------------------------------------------------------------------------
+
+def _merge(self: Interpreter, chosen: np.ndarray, new: Held, old: Held, type_: TileType) -> Held:
+    """`new` in the chosen programs, `old` in the others."""
+    if isinstance(new, Lin) and isinstance(old, Lin) and new.strides == old.strides:
+        return Lin(np.where(chosen, new.base, old.base), new.strides)
+    flag = torch.from_numpy(chosen).view(-1, *([1] * len(type_.shape)))
+    return torch.where(flag, dense(new, type_), dense(old, type_))
+
+
+def _and(a: np.ndarray | None, b: np.ndarray) -> np.ndarray:
+    return b if a is None else a & b
+
+
+@handles(c.If)
+def _if(self: Interpreter, cmd: c.If, env: list) -> None:
+    condition = self.scalar(cmd.operands[0])
+    if isinstance(condition, int):
+        branch = cmd.then if condition else cmd.otherwise
+        self.block(branch)
+        for result, value in zip(cmd.results, branch.yields, strict=True):
+            env[result.id] = env[value.id]
+        return
+    taken = condition.astype(bool)
+    outer = self.active
+    merged: list[Held | None] = [None] * len(cmd.results)
+    ended = np.zeros(self.n, bool)
+    for chosen, branch in ((taken, cmd.then), (~taken, cmd.otherwise)):
+        self.active = _and(outer, chosen)
+        if not self.active.any():
+            continue
+        before = self.active
+        self.block(branch)
+        ended |= before & ~self.active
+        for i, value in enumerate(branch.yields):
+            held, other = env[value.id], merged[i]
+            assert held is not None
+            merged[i] = held if other is None else _merge(self, chosen, held, other, value.type)
+    self.active = outer
+    if ended.any():
+        self.active = _and(outer, ~ended)
+    for result, held in zip(cmd.results, merged, strict=True):
+        env[result.id] = held
+
+
+@handles(c.Return)
+def _return(self: Interpreter, cmd: c.Return, env: list) -> None:
+    """The programs on this way end; at top level that is all of them, and nothing follows."""
+    if self.active is not None:
+        self.active = np.zeros(self.n, bool)
+
+
+@handles(c.For)
+def _for(self: Interpreter, cmd: c.For, env: list) -> None:
+    lower, upper, step = (self.scalar(o) for o in cmd.operands[:3])
+    for arg, initial in zip(cmd.body.args[1:], cmd.operands[3:], strict=True):
+        env[arg.id] = env[initial.id]
+    if all(isinstance(b, int) for b in (lower, upper, step)):
+        self.uniform_loop(cmd, range(lower, upper, step))  # type: ignore[attr-defined, arg-type]
+    else:
+        self.varied_loop(cmd, lower, upper, step)  # type: ignore[attr-defined]
+    for result, arg in zip(cmd.results, cmd.body.args[1:], strict=True):
+        env[result.id] = env[arg.id]
+
+
+def _uniform_loop(self: Interpreter, cmd: c.For, iterations: range) -> None:
+    env, carried = self.env, cmd.body.args[1:]
+    for i in iterations:
+        env[cmd.body.args[0].id] = Lin(i)
+        self.block(cmd.body)
+        for arg, held in zip(carried, [env[v.id] for v in cmd.body.yields], strict=True):
+            env[arg.id] = held
+
+
+def _varied_loop(self: Interpreter, cmd: c.For, lower: Base, upper: Base, step: Base) -> None:
+    """Programs leave the loop at different iterations: those that are through keep their values."""
+    env, carried, outer = self.env, cmd.body.args[1:], self.active
+    variable = np.broadcast_to(np.asarray(lower, np.int64), (self.n,)).copy()
+    while True:
+        running = _and(outer, variable < upper)
+        if not running.any():
+            break
+        self.active = running
+        env[cmd.body.args[0].id] = Lin(variable.copy())
+        old = [env[a.id] for a in carried]
+        self.block(cmd.body)
+        for arg, value, before in zip(carried, cmd.body.yields, old, strict=True):
+            new = env[value.id]
+            assert new is not None and before is not None
+            env[arg.id] = new if running.all() else _merge(self, running, new, before, arg.type)
+        variable = variable + step
+    self.active = outer
+
+
+Interpreter.uniform_loop = _uniform_loop  # type: ignore[attr-defined]
+Interpreter.varied_loop = _varied_loop  # type: ignore[attr-defined]
+
+
+@handles(c.While)
+def _while(self: Interpreter, cmd: c.While, env: list) -> None:
+    outer = self.active
+    held: list[Held | None] = [env[o.id] for o in cmd.operands]
+    results: list[Held | None] = [None] * len(cmd.results)
+    running = np.ones(self.n, bool) if outer is None else outer.copy()
+    while True:
+        for arg, value in zip(cmd.before.args, held, strict=True):
+            env[arg.id] = value
+        self.active = None if outer is None and running.all() else running
+        self.block(cmd.before)
+        condition = self.scalar(cmd.before.yields[0])
+        go_on = running & (np.asarray(condition) != 0)
+        leaving = running & ~go_on
+        passed = [env[v.id] for v in cmd.before.yields[1:]]
+        for i, (result, value) in enumerate(zip(cmd.results, passed, strict=True)):
+            assert value is not None
+            kept = results[i]
+            results[i] = value if kept is None else _merge(self, leaving, value, kept, result.type)
+        if not go_on.any():
+            break
+        self.active = None if outer is None and go_on.all() else go_on
+        for arg, value in zip(cmd.after.args, passed, strict=True):
+            env[arg.id] = value
+        self.block(cmd.after)
+        new = [env[v.id] for v in cmd.after.yields]
+        held = [n if go_on.all() else _merge(self, go_on, n, h, a.type)  # type: ignore[arg-type]
+                for n, h, a in zip(new, held, cmd.before.args, strict=True)]
+        running = go_on
+    self.active = outer
+    for result, value in zip(cmd.results, results, strict=True):
+        env[result.id] = value
+
+
+@handles(c.Assert)
+def _assert(self: Interpreter, cmd: c.Assert, env: list) -> None:
+    ok = self.tensor(cmd.operands[0])
+    active = self.active_tensor(ok.ndim - 1)
+    if active is not None:
+        ok = ok | ~active
+    if not bool(ok.all()):
+        program = int((~ok).flatten(1).any(1).nonzero()[0]) if ok.ndim > 1 else int((~ok).nonzero()[0])
+        raise KernelAssertion(self.launch.program.name, message=cmd.message, line=str(cmd.location),
+                              instance=self.place(cmd).instance(program))
+
+
+@handles(c.Print)
+def _print(self: Interpreter, cmd: c.Print, env: list) -> None:
+    place = self.place(cmd)
+    for program in range(self.n):
+        if self.active is not None and not self.active[program]:
+            continue
+        values = [self.full(o) for o in cmd.operands]
+        texts = " ".join(str(v[program if v.shape[0] > 1 else 0].tolist()) for v in values)
+        print(f"pid {place.instance(program)} {cmd.prefix}{texts}")
+
+
+@handles(c.Barrier)
+def _barrier(self: Interpreter, cmd: c.Barrier, env: list) -> None:
+    """Commands already take effect in program order."""
