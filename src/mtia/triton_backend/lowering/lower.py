@@ -131,11 +131,12 @@ class Lowerer:
     def unsupported(self, op: TtirOp, detail: str) -> None:
         raise UnsupportedOperation(op.name, kernel=self.function.name, line=str(op.location), detail=detail)
 
-    def emit(self, cls: type[c.Command], op: TtirOp, operands: tuple[Value, ...], types: list[TileType],
-             **fields: object) -> None:
-        index = self.next_index()
-        results = tuple(self.bind(name, type_) for name, type_ in zip(op.results, types, strict=True))
-        self.out.append(cls(index=index, operands=operands, results=results, location=op.location, **fields))
+    def emit(self, cls: type[c.Command], source: TtirOp, operands: tuple[Value, ...], types: list[TileType],
+             index: int | None = None, **fields: object) -> None:
+        if index is None:
+            index = self.next_index()
+        results = tuple(self.bind(name, type_) for name, type_ in zip(source.results, types, strict=True))
+        self.out.append(cls(index=index, operands=operands, results=results, location=source.location, **fields))
 
     def values(self, op: TtirOp) -> tuple[Value, ...]:
         return tuple(self.use(v) for v in op.operands)
@@ -345,16 +346,16 @@ def _result_types(op: TtirOp) -> list[TileType]:
 
 @lowers("tt.reduce")
 def lower_reduce(self: Lowerer, op: TtirOp) -> None:
-    operands = self.values(op)
+    operands, index = self.values(op), self.next_index()
     combine, name = _combiner(self, op)
-    self.emit(c.Reduce, op, operands, _result_types(op), dim=op.int_attribute("axis"), combine=combine, op=name)
+    self.emit(c.Reduce, op, operands, _result_types(op), index, dim=op.int_attribute("axis"), combine=combine, op=name)
 
 
 @lowers("tt.scan")
 def lower_scan(self: Lowerer, op: TtirOp) -> None:
-    operands = self.values(op)
+    operands, index = self.values(op), self.next_index()
     combine, name = _combiner(self, op)
-    self.emit(c.Scan, op, operands, _result_types(op), dim=op.int_attribute("axis"), combine=combine, op=name,
+    self.emit(c.Scan, op, operands, _result_types(op), index, dim=op.int_attribute("axis"), combine=combine, op=name,
               reverse=op.attribute("reverse") == "true")
 
 

@@ -1,0 +1,140 @@
+"""Which commands serve addresses, masks and control, and which the data: two backward closures over a program."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mtia.program import commands as c
+from mtia.program.program import TileProgram
+from mtia.program.types import Value
+
+
+@dataclass(frozen=True, slots=True)
+class Dataflow:
+    """`index_values`: value ids that addresses, masks, loop bounds or branches depend on. `data_values`: ids that
+    stored data depends on. `data_dependent`: some address or branch depends on what a load returns."""
+
+    index_values: frozenset[int]
+    data_values: frozenset[int]
+    data_dependent: bool
+    loaded_addresses: frozenset[int]         # indices of memory commands whose addresses depend on a load
+
+    def is_index_only(self, command: c.Command) -> bool:
+        """The command only helps to compute addresses or control."""
+        return bool(command.results) and not any(r.id in self.data_values for r in command.results)
+
+    def serves_index(self, command: c.Command) -> bool:
+        return any(r.id in self.index_values for r in command.results)
+
+
+def dataflow_of(program: TileProgram) -> Dataflow:
+    """Computed once per program and kept on it."""
+    known = program.__dict__.get("_dataflow")
+    if known is None:
+        known = _analyse(program)
+        object.__setattr__(program, "_dataflow", known)
+    return known
+
+
+def _analyse(program: TileProgram) -> Dataflow:
+    edges: dict[int, set[int]] = {}                             # everything a value depends on
+    data_edges: dict[int, set[int]] = {}                        # without addresses, masks, bounds and conditions
+    _collect_edges(program.body, edges, data_edges)
+    commands = program.commands
+    index_values = _closure(_index_roots(commands), edges)
+    data_values = _closure(_data_roots(commands), data_edges)
+    loads = {r.id for cmd in commands if isinstance(cmd, c.Load | c.AtomicRmw | c.AtomicCas) for r in cmd.results}
+    moved = frozenset(cmd.index for cmd in commands if isinstance(cmd, _MEMORY)
+                      and _closure([cmd.operands[0].id], edges) & loads)
+    return Dataflow(frozenset(index_values), frozenset(data_values), bool(index_values & loads), moved)
+
+
+_MEMORY = c.Load | c.Store | c.AtomicRmw | c.AtomicCas
+
+
+def _index_roots(commands: Iterable[c.Command]) -> set[int]:
+    roots: set[int] = set()
+    for cmd in commands:
+        match cmd:
+            case c.Load():
+                roots |= {v.id for v in cmd.operands[:2]}
+            case c.Store() | c.AtomicRmw():
+                roots |= {v.id for v in (cmd.operands[0], *cmd.operands[2:])}
+            case c.AtomicCas():
+                roots.add(cmd.operands[0].id)
+            case c.For():
+                roots |= {v.id for v in cmd.operands[:3]}
+            case c.If():
+                roots.add(cmd.operands[0].id)
+            case c.While():
+                roots.add(cmd.before.yields[0].id)
+    return roots
+
+
+def _data_roots(commands: Iterable[c.Command]) -> set[int]:
+    roots: set[int] = set()
+    for cmd in commands:
+        match cmd:
+            case c.Store() | c.AtomicRmw():
+                roots.add(cmd.operands[1].id)
+            case c.AtomicCas():
+                roots |= {v.id for v in cmd.operands[1:]}
+            case c.Assert() | c.Print():
+                roots |= {v.id for v in cmd.operands}
+    return roots
+
+
+def _closure(roots: Iterable[int], edges: dict[int, set[int]]) -> set[int]:
+    seen: set[int] = set()
+    pending = list(roots)
+    while pending:
+        value = pending.pop()
+        if value not in seen:
+            seen.add(value)
+            pending.extend(edges.get(value, ()))
+    return seen
+
+
+Edges = dict[int, set[int]]
+
+
+def _depend(edges: tuple[Edges, ...], results: Sequence[Value], *sources: Sequence[Value]) -> None:
+    """Result i depends on item i of every source."""
+    for source in sources:
+        for result, value in zip(results, source, strict=False):
+            for table in edges:
+                table.setdefault(result.id, set()).add(value.id)
+
+
+def _depend_on_all(edges: Edges, results: Iterable[Value], sources: Iterable[Value]) -> None:
+    for result in results:
+        edges.setdefault(result.id, set()).update(v.id for v in sources)
+
+
+def _collect_edges(block: c.Block, edges: Edges, data: Edges) -> None:
+    both = (edges, data)
+    for cmd in block.commands:
+        match cmd:
+            case c.For():
+                _depend(both, cmd.body.args[1:], cmd.operands[3:], cmd.body.yields)
+                _depend(both, cmd.results, cmd.operands[3:], cmd.body.yields)
+                _depend_on_all(edges, (cmd.body.args[0], *cmd.results), cmd.operands[:3])
+            case c.While():
+                _depend(both, cmd.before.args, cmd.operands, cmd.after.yields)
+                _depend(both, cmd.after.args, cmd.before.yields[1:])
+                _depend(both, cmd.results, cmd.before.yields[1:])
+                _depend_on_all(edges, cmd.results, cmd.before.yields[:1])
+            case c.If():
+                _depend(both, cmd.results, cmd.then.yields, cmd.otherwise.yields)
+                _depend_on_all(edges, cmd.results, cmd.operands)
+            case c.Load():
+                _depend_on_all(edges, cmd.results, cmd.operands)
+                _depend_on_all(data, cmd.results, cmd.operands[2:])
+            case c.AtomicRmw() | c.AtomicCas():
+                _depend_on_all(edges, cmd.results, cmd.operands)
+            case _:
+                _depend_on_all(edges, cmd.results, cmd.operands)
+                _depend_on_all(data, cmd.results, cmd.operands)
+        for inner in cmd.blocks:
+            _collect_edges(inner, edges, data)
