@@ -179,6 +179,56 @@ class Interpreter:
     def active_tensor(self, ndim: int) -> torch.Tensor | None:
         return None if self.active is None else torch.from_numpy(self.active).view(-1, *([1] * ndim))
 
+    def elementwise_access(self, pointer: Value,
+                            mask: Box | torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Addresses int64 [P or 1, *shape] and mask of the same shape, contiguous."""
+        address = self.full(pointer)
+        if mask is None and self.active is None:
+            return address.contiguous(), None
+        selected = torch.ones([1] * (address.ndim), dtype=torch.bool) if mask is None else \
+            dense(mask, _mask_type(pointer.type))
+        active = self.active_tensor(len(pointer.type.shape))
+        if active is not None:
+            selected = selected & active
+        address, selected = torch.broadcast_tensors(address, selected)
+        return address.contiguous(), selected.contiguous()
+
+    def scatter_operands(self, pointer: Value, mask: Box | torch.Tensor | None,
+                          value: Value) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        address, selected = self.elementwise_access(pointer, mask)  # type: ignore[attr-defined]
+        data = self.full(value)
+        n = self.n                                                  # every program writes, whether or not values differ
+        address = address.expand(n, *address.shape[1:]).contiguous()
+        selected = None if selected is None else selected.expand(address.shape).contiguous()
+        return address, selected, data.expand(address.shape).contiguous()
+
+    def uniform_loop(self, cmd: c.For, iterations: range) -> None:
+        env, carried = self.env, cmd.body.args[1:]
+        for i in iterations:
+            env[cmd.body.args[0].id] = Lin(i)
+            self.block(cmd.body)
+            for arg, held in zip(carried, [env[v.id] for v in cmd.body.yields], strict=True):
+                env[arg.id] = held
+
+    def varied_loop(self, cmd: c.For, lower: Base, upper: Base, step: Base) -> None:
+        """Programs leave the loop at different iterations: those that are through keep their values."""
+        env, carried, outer = self.env, cmd.body.args[1:], self.active
+        variable = np.broadcast_to(np.asarray(lower, np.int64), (self.n,)).copy()
+        while True:
+            running = _and(outer, variable < upper)
+            if not running.any():
+                break
+            self.active = running
+            env[cmd.body.args[0].id] = Lin(variable.copy())
+            old = [env[a.id] for a in carried]
+            self.block(cmd.body)
+            for arg, value, before in zip(carried, cmd.body.yields, old, strict=True):
+                new = env[value.id]
+                env[arg.id] = new if running.all() else _merge(running, new, before, arg.type)
+            variable = variable + step
+        self.active = outer
+
+
 
 def hold_argument(type_: TileType, argument: Argument) -> Held:
     if type_.element.is_float:
@@ -593,24 +643,6 @@ def _mask_type(type_: TileType) -> TileType:
     return TileType(Element.I1, type_.shape)
 
 
-def _elementwise_access(self: Interpreter, pointer: Value,
-                        mask: Box | torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Addresses int64 [P or 1, *shape] and mask of the same shape, contiguous."""
-    address = self.full(pointer)
-    if mask is None and self.active is None:
-        return address.contiguous(), None
-    selected = torch.ones([1] * (address.ndim), dtype=torch.bool) if mask is None else \
-        dense(mask, _mask_type(pointer.type))
-    active = self.active_tensor(len(pointer.type.shape))
-    if active is not None:
-        selected = selected & active
-    address, selected = torch.broadcast_tensors(address, selected)
-    return address.contiguous(), selected.contiguous()
-
-
-Interpreter.elementwise_access = _elementwise_access  # type: ignore[attr-defined]
-
-
 @handles(c.Store)
 def _store(self: Interpreter, cmd: c.Store, env: list) -> None:
     pointer, mask = env[cmd.operands[0].id], held_mask(self, cmd.operands[2]) if cmd.has_mask else None
@@ -624,24 +656,11 @@ def _store(self: Interpreter, cmd: c.Store, env: list) -> None:
     memory.scatter(data, address, selected, value.type, where, place)
 
 
-def _scatter_operands(self: Interpreter, pointer: Value, mask: Box | torch.Tensor | None,
-                      value: Value) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
-    address, selected = self.elementwise_access(pointer, mask)  # type: ignore[attr-defined]
-    data = self.full(value)
-    n = self.n                                                  # every program writes, whether or not values differ
-    address = address.expand(n, *address.shape[1:]).contiguous()
-    selected = None if selected is None else selected.expand(address.shape).contiguous()
-    return address, selected, data.expand(address.shape).contiguous()
-
-
-Interpreter.scatter_operands = _scatter_operands  # type: ignore[attr-defined]
-
-
 @handles(c.AtomicRmw)
 def _atomic_rmw(self: Interpreter, cmd: c.AtomicRmw, env: list) -> None:
     mask = held_mask(self, cmd.operands[2]) if cmd.has_mask else None
     value = cmd.operands[1]
-    address, selected, data = self.scatter_operands(cmd.operands[0], mask, value)  # type: ignore[attr-defined]
+    address, selected, data = self.scatter_operands(cmd.operands[0], mask, value)
     old = memory.atomic(cmd.op, data, address, selected, value.type, self.allocation(cmd.operands[0]),
                         self.place(cmd))
     if cmd.results:
@@ -651,7 +670,7 @@ def _atomic_rmw(self: Interpreter, cmd: c.AtomicRmw, env: list) -> None:
 @handles(c.AtomicCas)
 def _atomic_cas(self: Interpreter, cmd: c.AtomicCas, env: list) -> None:
     value = cmd.operands[2]
-    address, _, desired = self.scatter_operands(cmd.operands[0], None, value)  # type: ignore[attr-defined]
+    address, _, desired = self.scatter_operands(cmd.operands[0], None, value)
     expected = self.full(cmd.operands[1]).expand(desired.shape).contiguous()
     old = memory.compare_exchange(expected, desired, address, value.type, self.allocation(cmd.operands[0]),
                                   self.place(cmd))
@@ -661,8 +680,10 @@ def _atomic_cas(self: Interpreter, cmd: c.AtomicCas, env: list) -> None:
 
 # --- control ----------------------------------------------------------------------------------------------------------
 
-def _merge(self: Interpreter, chosen: np.ndarray, new: Held, old: Held, type_: TileType) -> Held:
-    """`new` in the chosen programs, `old` in the others."""
+def _merge(chosen: np.ndarray, new: Held | None, old: Held | None, type_: TileType) -> Held | None:
+    """`new` in the chosen programs, `old` in the others; None stays None (the tracer leaves data out)."""
+    if new is None or old is None:
+        return new if old is None else old
     if isinstance(new, Lin) and isinstance(old, Lin) and new.strides == old.strides:
         return Lin(np.where(chosen, new.base, old.base), new.strides)
     flag = torch.from_numpy(chosen).view(-1, *([1] * len(type_.shape)))
@@ -694,9 +715,7 @@ def _if(self: Interpreter, cmd: c.If, env: list) -> None:
         self.block(branch)
         ended |= before & ~self.active
         for i, value in enumerate(branch.yields):
-            held, other = env[value.id], merged[i]
-            assert held is not None
-            merged[i] = held if other is None else _merge(self, chosen, held, other, value.type)
+            merged[i] = _merge(chosen, env[value.id], merged[i], value.type)
     self.active = outer
     if ended.any():
         self.active = _and(outer, ~ended)
@@ -717,44 +736,11 @@ def _for(self: Interpreter, cmd: c.For, env: list) -> None:
     for arg, initial in zip(cmd.body.args[1:], cmd.operands[3:], strict=True):
         env[arg.id] = env[initial.id]
     if all(isinstance(b, int) for b in (lower, upper, step)):
-        self.uniform_loop(cmd, range(lower, upper, step))  # type: ignore[attr-defined, arg-type]
+        self.uniform_loop(cmd, range(lower, upper, step))
     else:
-        self.varied_loop(cmd, lower, upper, step)  # type: ignore[attr-defined]
+        self.varied_loop(cmd, lower, upper, step)
     for result, arg in zip(cmd.results, cmd.body.args[1:], strict=True):
         env[result.id] = env[arg.id]
-
-
-def _uniform_loop(self: Interpreter, cmd: c.For, iterations: range) -> None:
-    env, carried = self.env, cmd.body.args[1:]
-    for i in iterations:
-        env[cmd.body.args[0].id] = Lin(i)
-        self.block(cmd.body)
-        for arg, held in zip(carried, [env[v.id] for v in cmd.body.yields], strict=True):
-            env[arg.id] = held
-
-
-def _varied_loop(self: Interpreter, cmd: c.For, lower: Base, upper: Base, step: Base) -> None:
-    """Programs leave the loop at different iterations: those that are through keep their values."""
-    env, carried, outer = self.env, cmd.body.args[1:], self.active
-    variable = np.broadcast_to(np.asarray(lower, np.int64), (self.n,)).copy()
-    while True:
-        running = _and(outer, variable < upper)
-        if not running.any():
-            break
-        self.active = running
-        env[cmd.body.args[0].id] = Lin(variable.copy())
-        old = [env[a.id] for a in carried]
-        self.block(cmd.body)
-        for arg, value, before in zip(carried, cmd.body.yields, old, strict=True):
-            new = env[value.id]
-            assert new is not None and before is not None
-            env[arg.id] = new if running.all() else _merge(self, running, new, before, arg.type)
-        variable = variable + step
-    self.active = outer
-
-
-Interpreter.uniform_loop = _uniform_loop  # type: ignore[attr-defined]
-Interpreter.varied_loop = _varied_loop  # type: ignore[attr-defined]
 
 
 @handles(c.While)
@@ -773,9 +759,7 @@ def _while(self: Interpreter, cmd: c.While, env: list) -> None:
         leaving = running & ~go_on
         passed = [env[v.id] for v in cmd.before.yields[1:]]
         for i, (result, value) in enumerate(zip(cmd.results, passed, strict=True)):
-            assert value is not None
-            kept = results[i]
-            results[i] = value if kept is None else _merge(self, leaving, value, kept, result.type)
+            results[i] = _merge(leaving, value, results[i], result.type)
         if not go_on.any():
             break
         self.active = None if outer is None and go_on.all() else go_on
@@ -783,7 +767,7 @@ def _while(self: Interpreter, cmd: c.While, env: list) -> None:
             env[arg.id] = value
         self.block(cmd.after)
         new = [env[v.id] for v in cmd.after.yields]
-        held = [n if go_on.all() else _merge(self, go_on, n, h, a.type)  # type: ignore[arg-type]
+        held = [n if go_on.all() else _merge(go_on, n, h, a.type)
                 for n, h, a in zip(new, held, cmd.before.args, strict=True)]
         running = go_on
     self.active = outer
