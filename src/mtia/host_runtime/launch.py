@@ -1,0 +1,309 @@
+"""Launching a TileProgram on a device: fit it to the chip, time it, compute its values, put it on the clock.
+
+Timing comes first: a kernel that the chip refuses leaves memory as it was. A launch with the same program, grid, scalars
+and pointer layout on the same chip, finding the same share of its arguments in SRAM, is timed once.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtia import _C, knobs
+from mtia.chips.spec import ChipSpec
+from mtia.engine.functional.interpreter import Launch, run
+from mtia.engine.functional.memory import UNCHECKED, Allocation
+from mtia.engine.functional.tracer import trace_launch
+from mtia.engine.memory import Residency
+from mtia.engine.timeline import KernelTiming
+from mtia.engine.timing import run_timed
+from mtia.engine.trace import Trace
+from mtia.errors import MisalignedAccess
+from mtia.host_runtime import graphs, silicon
+from mtia.host_runtime.clock import clock
+from mtia.host_runtime.record import Kind, Work
+from mtia.program.fit import fit
+from mtia.program.program import TileProgram
+from mtia.units import fs_to_s
+
+RESIDENCY_STEPS = 16        # residency of an argument in SRAM is told apart in steps of 1/16
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """Bytes of one pointer argument that a launch touches, relative to the pointer."""
+
+    parameter: int
+    first: int
+    end: int
+    written: bool
+
+
+@dataclass(slots=True)
+class Timed:
+    """A cached timing and what it touches."""
+
+    timing: KernelTiming
+    touched: tuple[Touched, ...]
+    work: Work
+
+
+@dataclass(slots=True)
+class Site:
+    """What is known of one program on one chip."""
+
+    program: TileProgram
+    pointers: tuple[int, ...]
+    data_dependent: bool
+    timings: dict[tuple, Timed] = field(default_factory=dict)
+    touched: dict[tuple, tuple[Touched, ...]] = field(default_factory=dict)
+
+
+_sites: dict[tuple[int, int], tuple[TileProgram, ChipSpec, Site]] = {}
+_residency: dict[int, tuple[ChipSpec, Residency]] = {}
+
+
+def is_user_kernel(program: TileProgram) -> bool:
+    """Not one of ours and not one that Inductor wrote: chip limits are the author's business."""
+    file = program.location.file
+    return not ("torchinductor" in file or "/mtia/kernels/" in file or "mtia_kernels" in file)
+
+
+def site_of(program: TileProgram, spec: ChipSpec) -> Site:
+    """The program fitted to the chip, once. Raises what `fit` raises."""
+    known = _sites.get((id(program), id(spec)))
+    if known is None:
+        strict = knobs.get().strict and is_user_kernel(program)
+        fitted = fit(program, spec, strict=strict)
+        pointers = tuple(i for i, p in enumerate(program.parameters) if p.value.type.is_pointer)
+        from mtia.program.dataflow import dataflow_of
+        known = (program, spec, Site(fitted, pointers, dataflow_of(program).data_dependent))
+        _sites[(id(program), id(spec))] = known
+    return known[2]
+
+
+def residency_of(device: int, spec: ChipSpec) -> Residency:
+    """What the device's SRAM holds; empty again after the chip was changed."""
+    known = _residency.get(device)
+    if known is None or known[0] is not spec:
+        known = (spec, Residency(spec.sram.capacity_bytes))
+        _residency[device] = known
+    return known[1]
+
+
+def launch(program: TileProgram, grid: tuple[int, int, int], arguments: Sequence[Any], stream: int) -> None:
+    """Launch on the current device. Arguments: tensors (or addresses) and numbers, in the program's order."""
+    if grid[0] * grid[1] * grid[2] == 0:
+        return
+    device = _device_of(arguments)
+    graph = graphs.capturing(device, stream)
+    if graph is not None:
+        kept = list(arguments)
+        graph.add(program.name, lambda: launch_now(program, grid, kept, stream, device))
+        return
+    launch_now(program, grid, arguments, stream, device)
+
+
+def launch_now(program: TileProgram, grid: tuple[int, int, int], arguments: Sequence[Any], stream: int,
+               device: int) -> None:
+    spec = silicon.chip()
+    site = site_of(program, spec)
+    plain = [_plain(a) for a in arguments]
+    values = knobs.get().values
+    allocations = _allocations(site, plain) if values or site.data_dependent else ()
+    request = Launch(program=site.program, grid=grid, arguments=plain, allocations=allocations)
+    timed = _timed(request, site, spec, residency_of(device, spec))
+    if values:
+        run(request)
+    clock().submit(device, stream, program.name, Kind.KERNEL, timed.timing.makespan_fs, None, timed.work)
+
+
+def _device_of(arguments: Sequence[Any]) -> int:
+    for a in arguments:
+        if isinstance(a, torch.Tensor):
+            if a.device.type != "mtia":
+                raise ValueError(f"a kernel on mtia got a tensor on {a.device}; move it with .to('mtia')")
+            return a.device.index or 0
+    return torch.mtia.current_device()
+
+
+def _plain(argument: Any) -> Any:
+    if isinstance(argument, (int, float)):
+        return argument
+    if argument is None:
+        return 0
+    return argument.data_ptr()
+
+
+def _allocations(site: Site, plain: Sequence[Any]) -> list[Allocation]:
+    """The allocation behind each pointer argument; UNCHECKED for scalars and null pointers."""
+    out = [UNCHECKED] * len(plain)
+    for i in site.pointers:
+        found = _C.allocation_of(plain[i]) if plain[i] else None
+        if found is not None:
+            out[i] = Allocation(found[0], found[0] + found[1], site.program.parameters[i].value.name)
+    return out
+
+
+# --- timing -----------------------------------------------------------------------------------------------------------
+
+def _layout(site: Site, plain: Sequence[Any]) -> tuple:
+    """Scalars as they are; pointers as distance from the first one's 64-byte line where near enough to overlap."""
+    pointers = [plain[i] for i in site.pointers]
+    order = {p: n for n, p in enumerate(dict.fromkeys(pointers))}
+    pointer_set = set(site.pointers)
+    return tuple((order[a], a % 64) if i in pointer_set else a for i, a in enumerate(plain))
+
+
+def _timed(request: Launch, site: Site, spec: ChipSpec, residency: Residency) -> Timed:
+    if site.data_dependent:
+        timed = _time(request, site, spec, residency)
+        _touch(timed.touched, request.arguments, residency)
+        return timed
+    layout = (request.grid, _layout(site, request.arguments))
+    touched = site.touched.get(layout)
+    if touched is not None:
+        key = (layout, _shares(touched, request.arguments, residency))
+        timed = site.timings.get(key)
+        if timed is not None:
+            _touch(touched, request.arguments, residency)
+            return timed
+    trace = trace_launch(request)
+    touched = _touched(trace, request.arguments)
+    key = (layout, _shares(touched, request.arguments, residency))
+    timed = _time(request, site, spec, residency, trace, touched)
+    site.touched[layout], site.timings[key] = touched, timed
+    _touch(touched, request.arguments, residency)
+    return timed
+
+
+def _time(request: Launch, site: Site, spec: ChipSpec, residency: Residency, trace: Trace | None = None,
+          touched: tuple[Touched, ...] | None = None) -> Timed:
+    trace = trace if trace is not None else trace_launch(request)
+    _check_alignment(trace, request, spec)
+    timing = run_timed(trace, spec, residency)
+    touched = touched if touched is not None else _touched(trace, request.arguments)
+    work = Work(n_bytes=timing.requested_bytes, n_flop=timing.flop, energy_j=timing.energy_j, timing=timing,
+                program=site.program, bound=timing.bound)
+    return Timed(timing, touched, work)
+
+
+def _shares(touched: Sequence[Touched], arguments: Sequence[Any], residency: Residency) -> tuple[int, ...]:
+    return tuple(round(residency.fraction(arguments[t.parameter] + t.first, arguments[t.parameter] + t.end)
+                       * RESIDENCY_STEPS) for t in touched)
+
+
+def _touch(touched: Sequence[Touched], arguments: Sequence[Any], residency: Residency) -> None:
+    for t in touched:
+        base = arguments[t.parameter]
+        residency.touch(base + t.first, base + t.end, t.written)
+
+
+def _touched(trace: Trace, arguments: Sequence[Any]) -> tuple[Touched, ...]:
+    """The range of each pointer argument that the launch touches, reads and writes together."""
+    ranges: dict[int, list] = {}
+    for step in trace.steps:
+        a = step.access
+        if a is None or a.parameter < 0:
+            continue
+        used = np.broadcast_to(np.asarray(a.n_bytes) > 0, (trace.n_programs,))
+        if not used.any():
+            continue
+        first = int(np.broadcast_to(np.asarray(a.base), used.shape)[used].min())
+        end = int(np.broadcast_to(np.asarray(a.end), used.shape)[used].max())
+        known = ranges.setdefault(a.parameter, [first, end, False])
+        known[0], known[1], known[2] = min(known[0], first), max(known[1], end), known[2] or a.write
+    return tuple(Touched(p, first - arguments[p], end - arguments[p], written)
+                 for p, (first, end, written) in sorted(ranges.items()))
+
+
+def _check_alignment(trace: Trace, request: Launch, spec: ChipSpec) -> None:
+    """A DMA of this chip takes addresses that are multiples of `alignment_bytes`. Ours and Inductor's kernels get the
+    bytes around them and shift in local memory, as a compiler would; a user's kernel is refused (MTIA_STRICT)."""
+    alignment = spec.pe.dma.alignment_bytes
+    program = request.program
+    if alignment <= 1 or not is_user_kernel(program):
+        return
+    for step in trace.steps:
+        a = step.access
+        if a is None or a.indexed or not program.commands[step.command].operands[0].type.shape:
+            continue
+        bad = (np.broadcast_to(np.asarray(a.base), (trace.n_programs,)) % alignment != 0) & (np.asarray(a.n_bytes) > 0)
+        if bad.any():
+            _refuse_misaligned(program, step.command, a, int(bad.argmax()), trace.grid, spec)
+
+
+def _refuse_misaligned(program: TileProgram, command: int, access: Any, at: int, grid: tuple[int, int, int],
+                       spec: ChipSpec) -> None:
+    address = int(np.broadcast_to(np.asarray(access.base), (at + 1,))[at])
+    name = program.parameters[access.parameter].value.name if access.parameter >= 0 else "?"
+    error = MisalignedAccess(program.name, instance=(at % grid[0], at // grid[0] % grid[1], at // (grid[0] * grid[1])),
+                             line=str(program.commands[command].location), argument=name, address=address,
+                             alignment_bytes=spec.pe.dma.alignment_bytes, chip=spec.name)
+    if knobs.get().strict:
+        raise error
+    warnings.warn(str(error), stacklevel=2)
+
+
+# --- asking for a time without launching ------------------------------------------------------------------------------
+
+def time_program(program: TileProgram, grid: tuple[int, int, int], arguments: Sequence[Any],
+                 spec: ChipSpec | None = None, residency: Residency | None = None) -> KernelTiming:
+    """Timing of a launch that does not happen: no values, no clock. Cold SRAM unless `residency` is given."""
+    spec = spec if spec is not None else silicon.chip()
+    site = site_of(program, spec)
+    request = Launch(program=site.program, grid=grid, arguments=[_plain(a) for a in arguments])
+    return run_timed(trace_launch(request), spec, residency)
+
+
+def time_kernel(kernel: Any, grid: tuple[int, ...], arguments: Sequence[Any], constants: dict[str, Any],
+                **options: Any) -> float:
+    """Seconds on the chip of a @triton.jit kernel for these arguments, without launching it.
+
+    `arguments`: tensors and numbers for the non-constexpr parameters, in order. `options`: num_stages etc.
+    """
+    program = compile_kernel(kernel, arguments, constants, **options)
+    x, y, z = (*grid, 1, 1)[:3]
+    return fs_to_s(time_program(program, (x, y, z), arguments).makespan_fs)
+
+
+_SIGNATURES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64",
+               torch.int32: "i32", torch.int64: "i64", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8",
+               torch.bool: "i1", torch.float8_e4m3fn: "fp8e4nv", torch.float8_e5m2: "fp8e5"}
+_compiled: dict[tuple, TileProgram] = {}
+
+
+def compile_kernel(kernel: Any, arguments: Sequence[Any], constants: dict[str, Any], **options: Any) -> TileProgram:
+    """The TileProgram of a @triton.jit kernel for these argument types and constants."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler.compiler import ASTSource
+
+    from mtia.triton_backend.compiler import ARCH, WARP_SIZE, read_binary
+    rest = iter(arguments)
+    signature = {name: "constexpr" if name in constants else _signature_of(next(rest)) for name in kernel.arg_names}
+    key = (id(kernel), tuple(signature.items()), tuple(sorted(constants.items(), key=str)),
+           tuple(sorted(options.items())))
+    if key not in _compiled:
+        source = ASTSource(kernel, signature, constants)
+        compiled = triton.compile(source, target=GPUTarget("mtia", ARCH, WARP_SIZE), options=options)
+        _compiled[key] = read_binary(compiled.kernel)
+    return _compiled[key]
+
+
+def _signature_of(argument: Any) -> str:
+    if isinstance(argument, torch.Tensor):
+        return "*" + _SIGNATURES[argument.dtype]
+    if isinstance(argument, bool):
+        return "i1"
+    if isinstance(argument, int):
+        return "i32" if -(1 << 31) <= argument < 1 << 31 else "i64"
+    return "fp32"
+
+
+__all__ = ["compile_kernel", "launch", "time_kernel", "time_program"]
