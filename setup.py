@@ -29,7 +29,7 @@ NATIVE = "mtia._native"
 TORCH_EXTENSION = "mtia._C"
 SOURCES = {NATIVE: "src/mtia/engine/csrc/*.cpp", TORCH_EXTENSION: "src/mtia/host_runtime/torch_mtia/csrc/*.cpp"}
 
-NO_COMPILER = """no C++ compiler found (tried {tried}). openMTIA builds two small native libraries and needs one (C++20):
+NO_COMPILER = """no C++ compiler found (tried {tried}). openMTIA builds two small native libraries with one (C++20):
   Debian, Ubuntu:  apt-get install g++
   Fedora, RHEL:    dnf install gcc-c++
   macOS:           xcode-select --install
