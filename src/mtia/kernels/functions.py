@@ -1,0 +1,81 @@
+"""Small `@triton.jit` functions that generated and hand-written kernels share."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def first_max(a_value, a_index, b_value, b_index):
+    """Larger value, NaN above all, the lower index where equal."""
+    a_nan = a_value != a_value
+    b_nan = b_value != b_value
+    same = (a_value == b_value) | (a_nan & b_nan)
+    take_a = (a_nan & ~b_nan) | ((a_value > b_value) & ~b_nan) | (same & (a_index < b_index))
+    return tl.where(take_a, a_value, b_value), tl.where(take_a, a_index, b_index)
+
+
+@triton.jit
+def first_min(a_value, a_index, b_value, b_index):
+    """Smaller value, NaN below all, the lower index where equal."""
+    a_nan = a_value != a_value
+    b_nan = b_value != b_value
+    same = (a_value == b_value) | (a_nan & b_nan)
+    take_a = (a_nan & ~b_nan) | ((a_value < b_value) & ~b_nan) | (same & (a_index < b_index))
+    return tl.where(take_a, a_value, b_value), tl.where(take_a, a_index, b_index)
+
+
+@triton.jit
+def nan_max(a, b):
+    """Larger of two; NaN if either is."""
+    return tl.where((a > b) | (a != a), a, b)
+
+
+@triton.jit
+def nan_min(a, b):
+    """Smaller of two; NaN if either is."""
+    return tl.where((a < b) | (a != a), a, b)
+
+
+@triton.jit
+def multiply(a, b):
+    return a * b
+
+
+@triton.jit
+def either(a, b):
+    return a | b
+
+
+@triton.jit
+def both(a, b):
+    return a & b
+
+
+@triton.jit
+def floor_div_int(a, b):
+    """Integer quotient rounded towards minus infinity."""
+    q = a // b
+    return tl.where((a % b != 0) & ((a < 0) != (b < 0)), q - 1, q)
+
+
+@triton.jit
+def remainder_int(a, b):
+    """Integer remainder with the divisor's sign."""
+    r = a % b
+    return tl.where((r != 0) & ((r < 0) != (b < 0)), r + b, r)
+
+
+@triton.jit
+def integer_pow(base, exponent):
+    """base ** exponent by squaring, exponents 0..63; 1/base semantics of torch for negative ones (0, 1 or -1)."""
+    result = base * 0 + 1
+    square = base
+    e = exponent
+    for _ in tl.static_range(6):
+        result = tl.where((e & 1) != 0, result * square, result)
+        square = square * square
+        e = e >> 1
+    odd_sign = tl.where((exponent & 1) != 0, base, base * base)
+    return tl.where(exponent >= 0, result, tl.where((base == 1) | (base == -1), odd_sign, base * 0))
