@@ -1,0 +1,16 @@
+#pragma once
+
+#include <Python.h>
+
+#include <c10/core/Allocator.h>
+
+namespace mtia {
+
+c10::Allocator* device_allocator();      // allocates on the current device
+c10::Allocator* pinned_allocator();
+bool is_pinned(const void* pointer);
+void set_out_of_memory_observer(PyObject* observer);
+void empty_cache();                      // pages of free device memory go back to the host
+void install_allocators();
+
+}  // namespace mtia

@@ -1,0 +1,115 @@
+"""What stock PyTorch 2.13 needs changed to serve an out-of-tree mtia device, each with its reason.
+
+`import torch` stays light: a patch of a module that is not imported yet is applied when somebody imports it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any
+
+
+def install() -> None:
+    """Apply what can be applied now, and leave the rest to imports."""
+    _empty_strided()
+    sys.meta_path.insert(0, _PatchOnImport())
+    for name in list(PATCHES):
+        if name in sys.modules:
+            PATCHES.pop(name)(sys.modules[name])
+
+
+def _empty_strided() -> None:
+    """`torch._C._dynamo.guards._empty_strided_mtia` raises in CPU builds ("compiled without support for the specified
+    device"), and every wrapper that Inductor generates for mtia calls it."""
+    import torch
+
+    def empty_strided_mtia(size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        return torch.empty_strided(size, stride, dtype=dtype, device="mtia")
+
+    torch._C._dynamo.guards._empty_strided_mtia = empty_strided_mtia
+
+
+def _device_interface(module: ModuleType) -> None:
+    """`MtiaInterface.get_raw_stream` is bound at import to None when the device was registered later than that."""
+    from torch._C import _mtia_getCurrentRawStream  # type: ignore[attr-defined]
+
+    module.get_mtia_stream = _mtia_getCurrentRawStream  # type: ignore[attr-defined]
+    module.MtiaInterface.get_raw_stream = staticmethod(_mtia_getCurrentRawStream)
+
+
+def _flex_attention(module: ModuleType) -> None:
+    """`_validate_device` lists the device types it knows, and mtia is not among them."""
+    original = module._validate_device
+
+    def validate_device(query: Any, key: Any, value: Any) -> None:
+        if query.device.type != "mtia":
+            original(query, key, value)
+
+    module._validate_device = validate_device  # type: ignore[attr-defined]
+
+
+def _flex_decoding(module: ModuleType) -> None:
+    """Flex decoding asks torch.cuda how many processors there are, whatever the device."""
+    original = module.get_split_k
+
+    def get_split_k(B: int, H: int, Mk: int) -> int:  # noqa: N803
+        import torch
+
+        if torch.cuda.is_available() or not torch.mtia.is_available():
+            return original(B, H, Mk)
+        n_processors = torch.mtia.get_device_properties().multi_processor_count
+        return max(n_processors // max(B * H, 1) * 2, 1)
+
+    module.get_split_k = get_split_k  # type: ignore[attr-defined]
+
+
+def _benchmarking(module: ModuleType) -> None:
+    """Inductor would time candidates by the wall clock of the simulator; simulated time is what differs on silicon."""
+
+    def benchmark(self: Any, call: Callable[[], Any], *, warmup: int = 0, rep: int = 0, **options: Any) -> Any:
+        from mtia.host_runtime.benchmark import simulated_ms
+
+        return simulated_ms(call)
+
+    module.register_benchmarker("mtia", benchmark, override=True)
+
+
+PATCHES: dict[str, Callable[[ModuleType], None]] = {
+    "torch._dynamo.device_interface": _device_interface,
+    "torch.nn.attention.flex_attention": _flex_attention,
+    "torch._inductor.kernel.flex.flex_decoding": _flex_decoding,
+    "torch._inductor.runtime.benchmarking": _benchmarking,
+}
+
+
+class _PatchOnImport(MetaPathFinder):
+    """Finds a module that has a patch, by asking the finders after it, and patches it once it has run."""
+
+    def find_spec(self, fullname: str, path: Any, target: ModuleType | None = None) -> ModuleSpec | None:
+        patch = PATCHES.pop(fullname, None)
+        if patch is None:
+            return None
+        spec = find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _PatchingLoader(spec.loader, patch)
+        return spec
+
+
+class _PatchingLoader(Loader):
+    def __init__(self, loader: Loader, patch: Callable[[ModuleType], None]) -> None:
+        self.loader, self.patch = loader, patch
+
+    def __getattr__(self, name: str) -> Any:      # inspect and linecache ask the loader for sources
+        return getattr(self.loader, name)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self.loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self.loader.exec_module(module)
+        self.patch(module)
