@@ -20,11 +20,14 @@ _STYLE = """
 :root{--ink:#1c2430;--soft:#667085;--line:#d9dee7;--paper:#fff;--card:#f6f7fa}
 @media(prefers-color-scheme:dark){:root{--ink:#e6e9ef;--soft:#98a2b3;--line:#333c4b;--paper:#12161d;--card:#1a202a}}
 *{box-sizing:border-box}body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);
-max-width:1080px;margin:2rem auto;padding:0 1.2rem}h1{font-size:1.5rem;margin:0}h2{font-size:1.1rem;margin:2.2rem 0 .6rem}
+max-width:1080px;margin:2rem auto;padding:0 1.2rem}h1{font-size:1.5rem;margin:0}
+h2{font-size:1.1rem;margin:2.2rem 0 .6rem}
 p.lead,.note{color:var(--soft)}.note{font-size:.87rem}blockquote{background:var(--card);border-left:3px solid #2a6f97;
-margin:.8rem 0;padding:.7rem 1rem;white-space:pre-wrap}.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;
+margin:.8rem 0;padding:.7rem 1rem;white-space:pre-wrap}.scroll{overflow-x:auto}
+table{border-collapse:collapse;width:100%;
 font-size:.86rem;font-variant-numeric:tabular-nums}th,td{padding:.35rem .6rem;border-bottom:1px solid var(--line);
-text-align:right;white-space:nowrap}th:first-child,td:first-child{text-align:left;white-space:normal;overflow-wrap:anywhere}
+text-align:right;white-space:nowrap}
+th:first-child,td:first-child{text-align:left;white-space:normal;overflow-wrap:anywhere}
 th{color:var(--soft);font-weight:600}tr.strong td{font-weight:700}small{color:var(--soft)}
 svg{width:100%;height:auto;font:12px system-ui,sans-serif}svg text{fill:var(--ink)}svg .soft{fill:var(--soft)}
 svg line{stroke:var(--ink)}.key{display:flex;flex-wrap:wrap;gap:.2rem 1rem;font-size:.82rem;margin:.3rem 0}

@@ -13,7 +13,7 @@ BOUNDS = ("launch", "DRAM", "SRAM", "DPE", "vector", "NoC", "issue", "latency", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """One launch. `parts_s` says where the time from the end of the one before goes, by name of BOUNDS; sums to the time."""
+    """One launch. `parts_s`: where the time since the end of the one before went, by name of BOUNDS; sums to it."""
 
     name: str
     start_s: float

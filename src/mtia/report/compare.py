@@ -1,0 +1,128 @@
+"""One model, one prompt, many chips: time to first token, time per output token, energy, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from mtia import knobs
+from mtia.chips.spec import ChipSpec
+from mtia.host_runtime import silicon
+from mtia.report import interval
+from mtia.report.generate import Generator
+from mtia.report.launches import Recorder
+from mtia.report.summary import KernelSummary, total
+from mtia.units import format_si, format_time
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlmTiming:
+    """One prompt on one chip. `tpot_s` is the mean over the answer's decode steps; ranges are from assumed figures."""
+
+    spec: ChipSpec
+    ttft_s: float
+    tpot_s: float
+    prefill: KernelSummary
+    decode: KernelSummary  # of one decode step
+    recorder: Recorder = field(repr=False)
+    ttft_range_s: Range | None = None
+    tpot_range_s: Range | None = None
+    energy_range_j: Range | None = None  # per output token
+
+    @property
+    def tokens_per_s(self) -> float:
+        return 1 / self.tpot_s
+
+    @property
+    def j_per_token(self) -> float:
+        return self.decode.energy_j
+
+    def to_json(self) -> dict[str, Any]:
+        ranges = {"ttft_s": self.ttft_range_s, "tpot_s": self.tpot_range_s, "j_per_token": self.energy_range_j}
+        return {
+            "chip": self.spec.name, "title": self.spec.title, "status": self.spec.info.status, "ttft_s": self.ttft_s,
+            "tpot_s": self.tpot_s, "tokens_per_s": self.tokens_per_s, "j_per_token": self.j_per_token,
+            "bound": self.decode.bound, "bound_frac": self.decode.bound_frac, "roof_frac": self.decode.roof_frac,
+            "ranges": ranges, "assumed_figures": len(self.spec.uncertain()), "decode_parts_s": self.decode.parts_s,
+            "prefill_parts_s": self.prefill.parts_s,
+        }  # fmt: skip
+
+
+def time_chip(generator: Generator, prompt: list[int], spec: ChipSpec, *, steps: int = 3) -> LlmTiming:
+    """Time the program on `spec`, values off: the prompt, then `steps` decode steps, of which the last one counts.
+
+    With a static cache every decode step is the same launches on the same shapes; the first ones fill the SRAM.
+    """
+    with silicon.use(spec), knobs.scope(values=False):
+        recorder = Recorder(spec)
+        with recorder.step("prefill"):
+            token = generator.start(prompt)
+            torch.mtia.synchronize()
+        for i in range(1, steps + 1):
+            with recorder.step(f"decode {i}"):
+                token = generator.decode(generator.model, generator.cache, token)
+                torch.mtia.synchronize()
+    last = f"decode {steps}"
+    return LlmTiming(
+        spec=spec, ttft_s=recorder.time_s("prefill"), tpot_s=recorder.time_s(last), recorder=recorder,
+        prefill=total(recorder.of_step("prefill"), "prefill"), decode=total(recorder.of_step(last), "decode"),
+    )  # fmt: skip
+
+
+def with_interval(generator: Generator, prompt: list[int], timing: LlmTiming) -> LlmTiming:
+    """The timing with its ranges: the same run with every assumed figure at its fast, then at its slow end."""
+    ends = interval.fast_and_slow(timing.spec)
+    if ends is None:
+        return timing
+    fast, slow = (time_chip(generator, prompt, end) for end in ends)
+    return LlmTiming(
+        spec=timing.spec, ttft_s=timing.ttft_s, tpot_s=timing.tpot_s, recorder=timing.recorder,
+        prefill=timing.prefill, decode=timing.decode,
+        ttft_range_s=(fast.ttft_s, slow.ttft_s), tpot_range_s=(fast.tpot_s, slow.tpot_s),
+        energy_range_j=(fast.j_per_token, slow.j_per_token),
+    )  # fmt: skip
+
+
+HEADINGS = ("chip", "first token", "per token", "tokens/s", "J/token", "bound by", "of roof", "assumed")
+
+
+def rows(timings: Iterable[LlmTiming]) -> list[tuple[str, ...]]:
+    """One row of text per chip, under HEADINGS."""
+    return [_row(t) for t in timings]
+
+
+def _row(t: LlmTiming) -> tuple[str, ...]:
+    return (
+        t.spec.name, _ranged(t.ttft_s, t.ttft_range_s), _ranged(t.tpot_s, t.tpot_range_s), _rate(t),
+        f"{t.j_per_token:.3g}" + _plain_range(t.energy_range_j), f"{t.decode.bound} {100 * t.decode.bound_frac:.0f}%",
+        f"{100 * t.decode.roof_frac:.1f}%", f"{len(t.spec.uncertain())} figures",
+    )  # fmt: skip
+
+
+def _ranged(value_s: float, ends: Range | None) -> str:
+    return format_time(value_s) + ("" if ends is None else f" [{format_time(ends[0])}, {format_time(ends[1])}]")
+
+
+def _rate(t: LlmTiming) -> str:
+    value = format_si(t.tokens_per_s, "")
+    return value if t.tpot_range_s is None else f"{value}[{1 / t.tpot_range_s[1]:.0f}, {1 / t.tpot_range_s[0]:.0f}]"
+
+
+def _plain_range(ends: Range | None) -> str:
+    return "" if ends is None else f" [{ends[0]:.2g}, {ends[1]:.2g}]"
+
+
+def table(timings: Sequence[LlmTiming], title: str) -> Table:
+    """The comparison on the terminal."""
+    out = Table(title=title, title_justify="left", header_style="bold")
+    for i, heading in enumerate(HEADINGS):
+        out.add_column(heading, justify="left" if i == 0 else "right")
+    for row in rows(timings):
+        out.add_row(*row)
+    return out
