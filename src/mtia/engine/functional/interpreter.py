@@ -563,9 +563,10 @@ def _doubling_scan(self: Interpreter, cmd: c.Scan, tensors: list[torch.Tensor], 
 
 def round_to_tf32(x: torch.Tensor) -> torch.Tensor:
     """float32 rounded to 10 mantissa bits, to nearest even; infinities and NaN as they are."""
-    bits = x.contiguous().view(torch.int32)
-    rounded = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF
-    return torch.where(x.isfinite(), rounded.view(torch.float32), x)
+    x = x.contiguous()
+    out = torch.empty_like(x)
+    memory.round_tf32(x, out)
+    return out
 
 
 def multiply_operand(x: torch.Tensor, precision: str) -> torch.Tensor:

@@ -225,6 +225,13 @@ def compare_exchange(expected: torch.Tensor, desired: torch.Tensor, address: tor
     return old
 
 
+def round_tf32(x: torch.Tensor, out: torch.Tensor) -> None:
+    """Contiguous float32 tensors of one size; TF32 values of x into out."""
+    function = library().mtia_round_tf32
+    function.argtypes, function.restype = [_P, _P, _I64], None
+    function(x.data_ptr(), out.data_ptr(), x.numel())
+
+
 def _of_program(base: Base, program: int) -> int:
     return base if isinstance(base, int) else int(base[program])
 
