@@ -15,7 +15,8 @@ class MtiaError(Exception):
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ " Did you mean 'mtia200'?" for the nearest known word, or nothing."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    words = list(known)
+    near = [w for w in words if word and w.startswith(word)] or get_close_matches(word, words, n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

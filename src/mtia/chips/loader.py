@@ -13,9 +13,9 @@ A part the chip lacks is written "none"; one nobody has described and nobody ass
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -33,6 +33,8 @@ REASON_KEY = {
     SourceKind.CALIBRATED: "data",
     SourceKind.CHOSEN: "why",
 }
+HOW_TO_WRITE = 'Write value = ... and source = { kind = "published", where = "..." }.'
+KINDS = f"Kinds: {', '.join(SourceKind)}."
 RANGED = (SourceKind.ASSUMED, SourceKind.CALIBRATED)
 
 
@@ -57,7 +59,7 @@ def _canonical(name: str) -> str:
     return "".join(name.split()).lower().replace("mtia-", "mtia")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _load_named(name: str) -> ChipSpec:
     if name not in names():
         raise UnknownChip(name, known=names())
@@ -81,7 +83,7 @@ def loads(text: str, *, file: str = "<text>") -> ChipSpec:
 
 def _read(path: Path) -> str:
     if not path.is_file():
-        raise ChipFileError(str(path), key="", problem="there is no such file", allowed=f"Known: {', '.join(names())}.")
+        raise ChipFileError(str(path), key="", problem="there is no such file", allowed=_listed("Known", names()))
     return path.read_text(encoding="utf-8")
 
 
@@ -101,12 +103,31 @@ def _base_of(document: Mapping[str, Any], path: Path, trail: tuple[Path, ...]) -
     if base.endswith(".toml"):
         return _load_file(path.parent / base, trail)
     if base not in names():
-        raise ChipFileError(path.name, key="base", problem="unknown chip", value=base,
-                            allowed=f"Known: {', '.join(names())}, or a .toml file.{did_you_mean(base, names())}")  # fmt: skip
+        raise ChipFileError(
+            path.name,
+            key="base",
+            problem="unknown chip",
+            value=base,
+            allowed=f"{_listed('Known', names())[:-1]}, or a .toml file.{did_you_mean(base, names())}",
+        )
     return _load_file(DATA / f"{base}.toml", trail)
 
 
-# --- document -> figures ------------------------------------------------------------------------------------------------
+def _listed(what: str, words: Iterable[str], near: str = "") -> str:
+    """ "Known: a, b, c. Did you mean 'b'?" """
+    listed = list(words)
+    return f"{what}: {', '.join(listed)}.{did_you_mean(near, listed) if near else ''}"
+
+
+def _example(kind: SourceKind, words: Iterable[str]) -> str:
+    return f'Write source = {{ kind = "{kind.value}", {", ".join(f"{w} = ..." for w in words)} }}.'
+
+
+def _or_none(section: str) -> str:
+    return f'Give the section, or write {section} = "{NONE}" (or "{UNKNOWN}").'
+
+
+# --- document -> figures ----------------------------------------------------------------------------------------------
 
 
 def _build(document: dict[str, Any], file: str, base: ChipSpec | None) -> ChipSpec:
@@ -172,23 +193,26 @@ def _members(key: str) -> str:
 def _unknown_key(key: str, file: str) -> ChipFileError:
     head, _, entry = key.rpartition(".")
     if head in LEAVES and LEAVES[head].table:
-        return ChipFileError(file, key=key, problem="no such number format",
-                             allowed=f"Known: {', '.join(DTYPES)}.{did_you_mean(entry, DTYPES)}")  # fmt: skip
+        return ChipFileError(file, key=key, problem="no such number format", allowed=_listed("Known", DTYPES, entry))
     hint = unit_hint(key, LEAVES) or did_you_mean(key, [*LEAVES, *PLAIN_KEYS]).strip()
     return ChipFileError(file, key=key, problem="no such figure", allowed=hint)
 
 
 def _as_figure(key: str, node: object, file: str) -> Mapping[str, Any]:
     if not isinstance(node, dict) or "value" not in node:
-        raise ChipFileError(file, key=key, problem="is a figure, so it needs a value and a source", value=node,
-                            allowed='Write value = ... and source = { kind = "published", where = "..." }.')  # fmt: skip
+        raise ChipFileError(
+            file, key=key, problem="is a figure, so it needs a value and a source", value=node, allowed=HOW_TO_WRITE
+        )
     for word in node:
         if word not in ("value", "source"):
-            raise ChipFileError(file, key=f"{key}.{word}", problem="no such part of a figure",
-                                allowed=f"A figure has value and source.{did_you_mean(word, ('value', 'source'))}")  # fmt: skip
+            raise ChipFileError(
+                file,
+                key=f"{key}.{word}",
+                problem="no such part of a figure",
+                allowed=_listed("A figure has", ("value", "source"), word),
+            )
     if "source" not in node:
-        raise ChipFileError(file, key=key, problem="has no source",
-                            allowed="Write source = { kind = ... }, kind one of " + ", ".join(SourceKind) + ".")  # fmt: skip
+        raise ChipFileError(file, key=key, problem="has no source", allowed=f"Write source = {{ kind = ... }}. {KINDS}")
     return node
 
 
@@ -198,8 +222,13 @@ def _entries(key: str, leaf: Leaf, written: Mapping[str, Any], file: str) -> dic
     if not leaf.table or key != leaf.key:
         return {key: _figure(key, leaf, value, source, file)}
     if not isinstance(value, dict):
-        raise ChipFileError(file, key=key, problem="is a table by number format", value=value,
-                            allowed="Write value = { bf16 = ..., fp8 = ... }.")  # fmt: skip
+        raise ChipFileError(
+            file,
+            key=key,
+            problem="is a table by number format",
+            value=value,
+            allowed="Write value = { bf16 = ..., fp8 = ... }.",
+        )
     found = {}
     for entry, number in value.items():
         if entry not in DTYPES:
@@ -231,11 +260,15 @@ def _figure(key: str, leaf: Leaf, value: object, source: object, file: str) -> F
 
 def _source(key: str, leaf: Leaf, source: object, file: str) -> Source:
     if not isinstance(source, dict) or "kind" not in source:
-        raise ChipFileError(file, key=key, problem="its source has no kind", value=source,
-                            allowed=f"Kinds: {', '.join(SourceKind)}.")  # fmt: skip
+        raise ChipFileError(file, key=key, problem="its source has no kind", value=source, allowed=KINDS)
     if source["kind"] not in tuple(SourceKind):
-        raise ChipFileError(file, key=key, problem="unknown kind of source", value=source["kind"],
-                            allowed=f"Kinds: {', '.join(SourceKind)}.{did_you_mean(str(source['kind']), tuple(SourceKind))}")  # fmt: skip
+        raise ChipFileError(
+            file,
+            key=key,
+            problem="unknown kind of source",
+            value=source["kind"],
+            allowed=KINDS + did_you_mean(str(source["kind"]), tuple(SourceKind)),
+        )
     kind = SourceKind(source["kind"])
     needed = (REASON_KEY[kind], *(("low", "high") if kind in RANGED else ()))
     _check_source_keys(key, kind, source, needed, file)
@@ -250,19 +283,32 @@ def _check_source_keys(
         needed = needed[:1]  # text has no range
     missing = [word for word in needed if word not in source or source[word] == ""]
     if missing:
-        raise ChipFileError(file, key=key, problem=f"a source of kind {kind.value!r} needs {' and '.join(missing)}",
-                            allowed=f"Write source = {{ kind = \"{kind.value}\", {', '.join(f'{w} = ...' for w in needed)} }}.")  # fmt: skip
+        raise ChipFileError(
+            file,
+            key=key,
+            problem=f"a source of kind {kind.value!r} needs {' and '.join(missing)}",
+            allowed=_example(kind, needed),
+        )
     allowed = {"kind", "note", "low", "high", *needed}
     for word in source:
         if word not in allowed:
-            raise ChipFileError(file, key=key, problem=f"its source has no part {word!r}",
-                                allowed=f"Known here: {', '.join(sorted(allowed))}.{did_you_mean(word, allowed)}")  # fmt: skip
+            raise ChipFileError(
+                file,
+                key=key,
+                problem=f"its source has no part {word!r}",
+                allowed=_listed("Known here", sorted(allowed), word),
+            )
 
 
 def _bound(key: str, leaf: Leaf, bound: object, file: str) -> float:
     if not isinstance(bound, int | float):
-        raise ChipFileError(file, key=key, problem="a bound of its range is not a number", value=bound,
-                            allowed="low and high are in the figure's own unit.")  # fmt: skip
+        raise ChipFileError(
+            file,
+            key=key,
+            problem="a bound of its range is not a number",
+            value=bound,
+            allowed="low and high are in the figure's own unit.",
+        )
     return float(bound)
 
 
@@ -272,11 +318,16 @@ def _check_range(key: str, value: object, source: Source, file: str) -> None:
     if source.low > source.high:
         raise ChipFileError(file, key=key, problem=f"low {source.low:g} is above high {source.high:g}")
     if not source.low <= float(value) <= source.high:  # type: ignore[arg-type]
-        raise ChipFileError(file, key=key, problem="lies outside its own range", value=value,
-                            allowed=f"Its range is {source.low:g} to {source.high:g}.")  # fmt: skip
+        raise ChipFileError(
+            file,
+            key=key,
+            problem="lies outside its own range",
+            value=value,
+            allowed=f"Its range is {source.low:g} to {source.high:g}.",
+        )
 
 
-# --- figures -> spec ----------------------------------------------------------------------------------------------------
+# --- figures -> spec --------------------------------------------------------------------------------------------------
 
 
 def _inherited(base: ChipSpec | None, own: Mapping[str, Figure], absent: set[str]) -> dict[str, Figure]:
@@ -304,8 +355,7 @@ def _check_complete(figures: Mapping[str, Figure], lacking: set[str], file: str,
         if not leaf.required or key in figures or key in tables or set(leaf.sections) & lacking:
             continue
         if leaf.sections and not any(k.startswith(f"{leaf.sections[0]}.") for k in figures):
-            raise ChipFileError(file, key=leaf.sections[0], problem="is missing",
-                                allowed=f'Give the section, or write {leaf.sections[0]} = "{NONE}" (or "{UNKNOWN}").')  # fmt: skip
+            raise ChipFileError(file, key=leaf.sections[0], problem="is missing", allowed=_or_none(leaf.sections[0]))
         where = "" if base is None else f" and {base.name}, its base, has none"
         raise ChipFileError(
             file, key=key, problem=f"is missing{where}", allowed="Every figure of the schema is needed."

@@ -269,11 +269,11 @@ class ChipSpec:
         return json.loads(json.dumps(asdict(bare), default=dict))
 
     def get(self, key: str) -> Any:
-        """The value of a dotted key: `spec.get("pe.dpe.mac_per_cycle.bf16")`. Raises ChipFileError on an unknown key."""
+        """A figure by dotted key: `spec.get("pe.dpe.mac_per_cycle.bf16")`. Raises ChipFileError on an unknown key."""
         value: Any = self
-        for part in leaf_and_entry(key, self.name)[0].key.split("."):
+        leaf, entry = leaf_and_entry(key, self.name)
+        for part in leaf.key.split("."):
             value = None if value is None else getattr(value, part)
-        entry = leaf_and_entry(key, self.name)[1]
         return value.get(entry) if entry and value is not None else value
 
     def uncertain(self) -> dict[str, Figure]:
@@ -282,7 +282,7 @@ class ChipSpec:
         return {key: figure for key, figure in self.figures.items() if figure.source.kind in ranged}
 
     def vary(self, changes: Mapping[str, object], *, name: str = "") -> ChipSpec:
-        """A new spec with some figures changed: `spec.vary({"dram.bytes_per_s": 12e12, "pe.dpe.mac_per_cycle.mx4": 65536})`.
+        """A new spec with some figures changed: `spec.vary({"clock_hz": 1.7e9, "pe.dpe.mac_per_cycle.mx4": 65536})`.
 
         Values pass the same checks as a file's. Raises ChipFileError on an unknown key or an impossible value.
         """
