@@ -8,12 +8,10 @@ from typing import Annotated
 
 import typer
 
-
-def register(app: typer.Typer) -> None:
-    """Add `demo` to the command line."""
-    app.command()(demo)
+app = typer.Typer(add_completion=False)
 
 
+@app.command()
 def demo(
     prompt: Annotated[str, typer.Option(help="The question.")] = "Why is the sky blue?",
     max_new_tokens: Annotated[int, typer.Option(min=2, max=2048, help="Length of the answer at most.")] = 48,

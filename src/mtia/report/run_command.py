@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from mtia.report.run_script import ScriptRun
 
+app = typer.Typer(add_completion=False)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -28,18 +30,14 @@ class Options:
     as_json: bool = False
 
 
-def register(app: typer.Typer) -> None:
-    """Add `run` to the command line."""
-    app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})(run)
-
-
+@app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
 def run(
     script: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help='A script that uses device="mtia".')],
     arguments: Annotated[list[str] | None, typer.Argument(help="The script's arguments.")] = None,
     chip: Annotated[str, typer.Option(help="A chip's name or file; else MTIA_CHIP, else mtia300.")] = "",
     trace: Annotated[Path | None, typer.Option(help="Write a Perfetto trace here.")] = None,
     page: Annotated[Path | None, typer.Option(help="Write an HTML page here.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on stdout, the script's output on stderr.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Summary as JSON on stdout, the script on stderr.")] = False,
 ) -> None:  # fmt: skip
     """Run a script on a simulated chip, then say what each kernel did.
 

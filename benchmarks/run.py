@@ -1,0 +1,126 @@
+"""Simulator speed, as ratios taken in one run on one machine: `make bench`. Results: benchmarks/results.json.
+
+The whole-grid simulation is compared with Triton's own interpreter (TRITON_INTERPRET=1, a process of its own), a cold
+timing and a cached launch are measured, and a SmolLM2 decode step is compared with the CPU's eager step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import kernels  # noqa: E402
+from mtia import chips, knobs  # noqa: E402
+from mtia.host_runtime import record, silicon  # noqa: E402
+
+CASES: dict[str, Callable[[str], Callable[[], None]]] = {
+    "add": kernels.add_case, "softmax": kernels.softmax_case, "matmul": kernels.matmul_case,
+}  # fmt: skip
+LIMITS = {"timing_cold_s": 1.0, "cached_launch_s": 100e-6, "decode_ratio": 10.0}
+
+
+def interpreter_ratios() -> dict[str, Any]:
+    """Each kernel: seconds with values and timing on mtia, in the interpreter, and on the CPU with torch."""
+    print("Triton's interpreter (softmax on 256 rows, scaled to 4096) ...", flush=True)
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    done = subprocess.run([sys.executable, str(HERE / "kernels.py")], env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"the interpreter process failed:\n{done.stderr}")
+    interpreted = json.loads(done.stdout.splitlines()[-1])
+    out = {}
+    for name, case in CASES.items():
+        simulated_s = kernels.best_s(case("mtia"))
+        out[name] = {"simulated_s": simulated_s, "interpreter_s": interpreted[name],
+                     "ratio": interpreted[name] / simulated_s}  # fmt: skip
+        print(f"  {name}: {simulated_s * 1e3:.1f} ms, interpreter {interpreted[name]:.2f} s: "
+              f"{out[name]['ratio']:.0f} times as fast", flush=True)  # fmt: skip
+    return out
+
+
+def timing_cold() -> dict[str, float]:
+    """Wall seconds to time a bf16 matmul of 2048 cubed that has not been seen: tracing and events, program compiled."""
+    with silicon.use("mtia300"), knobs.scope(values=False):
+        small = torch.empty(2048, 2048, dtype=torch.bfloat16, device="mtia")
+        _ = small @ small  # picks the tiling, compiles
+        with silicon.use(chips.load("mtia300").vary({"clock_hz": 1.3e9}, name="unseen")), record.session() as log:
+            start_s = perf_counter()
+            _ = small @ small
+            wall_s = perf_counter() - start_s
+    result = {"wall_s": wall_s, "simulated_s": log.spans[-1].duration_fs * 1e-15}
+    print(f"a new 2048^3 bf16 matmul timed in {wall_s:.3f} s", flush=True)
+    return result
+
+
+def cached_launch() -> float:
+    """Wall seconds of one launch whose timing is known, values off, through Triton's own launcher."""
+    with knobs.scope(values=False):
+        case = kernels.add_kernel
+        x = torch.empty(1 << 20, device="mtia")
+        grid = (1024,)
+
+        def many() -> None:
+            for _ in range(200):
+                case[grid](x, x, x, 1 << 20, BLOCK=1024)
+
+        many()
+        each_s = kernels.best_s(many) / 200
+    print(f"a cached launch: {each_s * 1e6:.0f} us", flush=True)
+    return each_s
+
+
+def decode_step() -> dict[str, float]:
+    """SmolLM2 in float32, one decode step with values and timing: compiled on mtia against eager on the CPU."""
+    from mtia.report import generate, smollm2
+
+    model = smollm2.load_model()
+    prompt = list(range(100, 136))
+
+    def step_s(generator: generate.Generator) -> float:
+        token = generator.start(prompt)
+        generator.decode(generator.model, generator.cache, token)
+        return kernels.best_s(lambda: int(generator.decode(generator.model, generator.cache, token)))
+
+    cpu_s = step_s(generate.build(model, length=128, compile=False))
+    model = model.to("mtia")
+    model.tie_weights()
+    mtia_s = step_s(generate.build(model, length=128, compile=True))
+    print(f"SmolLM2 decode step: {mtia_s:.3f} s, CPU eager {cpu_s:.3f} s: {mtia_s / cpu_s:.1f} times", flush=True)
+    return {"mtia_s": mtia_s, "cpu_eager_s": cpu_s, "ratio": mtia_s / cpu_s}
+
+
+def main() -> int:
+    """Run all, write the results, exit 1 where a limit is missed."""
+    results = {
+        "machine": {"cpus": os.cpu_count(), "processor": platform.machine(), "torch": torch.__version__,
+                    "threads": torch.get_num_threads()},
+        "against_interpreter": interpreter_ratios(),
+        "timing_cold": timing_cold(),
+        "cached_launch_s": cached_launch(),
+        "decode_step": decode_step(),
+    }  # fmt: skip
+    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    missed = [text for text, bad in {
+        "a cold timing takes 1 s or more": results["timing_cold"]["wall_s"] >= LIMITS["timing_cold_s"],
+        "a cached launch takes 100 us or more": results["cached_launch_s"] >= LIMITS["cached_launch_s"],
+        "a decode step takes over 10 CPU steps": results["decode_step"]["ratio"] > LIMITS["decode_ratio"],
+    }.items() if bad]  # fmt: skip
+    for text in missed:
+        print(f"missed: {text}")
+    print(f"wrote {HERE / 'results.json'}")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
