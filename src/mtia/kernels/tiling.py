@@ -1,0 +1,147 @@
+"""Choosing a matrix multiplication's tiles by simulated time.
+
+Three functions: what is legal on the chip, what each would take, the least. The choice is kept in memory and, keyed by
+the chip's figures, on disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from mtia import knobs
+from mtia.chips.spec import ChipSpec
+from mtia.kernels.iteration import ceil_div, next_power_of_2
+
+MOST_CANDIDATES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Rows, columns and depth of one step; `stages`: slots of its circular buffers."""
+
+    m: int
+    n: int
+    k: int
+    stages: int = 2
+
+
+def chip_or_none() -> ChipSpec | None:
+    """The chip in force; None where there is no device (kernels interpreted on the host)."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    from mtia.host_runtime import silicon
+    return silicon.chip()
+
+
+def plain_tiling(M: int, N: int, K: int) -> Tiling:
+    """A sound choice without a chip to ask: square-ish 64s, smaller where the matrix is."""
+    return Tiling(m=min(64, max(16, next_power_of_2(M))), n=min(64, max(16, next_power_of_2(N))),
+                  k=min(64, max(16, next_power_of_2(K))))
+
+
+def legal_tilings(B: int, M: int, N: int, K: int, dtype: torch.dtype, spec: ChipSpec) -> list[Tiling]:
+    """Tilings that fit: two slots of both operands in local memory beside the result, the accumulator in its place.
+
+    Few, spread over the useful range, the most promising (enough programs for the grid, deep steps) first.
+    """
+    size = dtype.itemsize
+    rows = sorted({min(m, max(16, next_power_of_2(M))) for m in (16, 32, 64, 128)})
+    columns = sorted({min(n, max(16, next_power_of_2(N))) for n in (16, 32, 64, 128)})
+    depths = sorted({min(k, max(16, next_power_of_2(K))) for k in (64, 128, 256)})
+    fitting = [Tiling(m, n, k) for m in rows for n in columns for k in depths
+               if _bytes(m, n, k, size) <= spec.pe.local_memory_bytes]
+    return sorted(fitting, key=lambda t: _estimate(t, B, M, N, K, size, spec))[:MOST_CANDIDATES]
+
+
+def _bytes(m: int, n: int, k: int, size: int) -> int:
+    return 2 * (m + n) * k * size + m * n * (size + 4) + 4096
+
+
+def _estimate(t: Tiling, B: int, M: int, N: int, K: int, size: int, spec: ChipSpec) -> float:
+    """Cycles of the fullest PE, roughly: what its tiles load and multiply. Only orders candidates for the timer."""
+    programs = B * ceil_div(M, t.m) * ceil_div(N, t.n)
+    waves = ceil_div(programs, spec.grid.n_pes)
+    steps = ceil_div(K, t.k)
+    load = (t.m + t.n) * t.k * size / spec.pe.dma.read_bytes_per_cycle
+    macs = max(spec.pe.dpe.mac_per_cycle.values())
+    multiply = t.m * t.n * t.k / macs + spec.pe.dpe.fill_cycles
+    issue = 4 * spec.pe.cores.dma_issue_cycles
+    return waves * (steps * max(load, multiply, issue) + load + t.m * t.n * size / spec.pe.dma.write_bytes_per_cycle)
+
+
+_chosen: dict[tuple, Tiling] = {}
+
+
+def choose_tiling(B: int, M: int, N: int, K: int, dtype: torch.dtype, kind: tuple,
+                  time_of: Callable[[Tiling], float]) -> Tiling:
+    """The legal tiling with the least simulated time; `kind` tells apart what else the kernel does (layouts, bias)."""
+    spec = chip_or_none()
+    if spec is None:
+        return plain_tiling(M, N, K)
+    problem = (B, M, N, K, str(dtype), *kind)
+    key = (spec_digest(spec), problem)
+    if key not in _chosen:
+        _chosen[key] = _from_disk(key) or _search(B, M, N, K, dtype, spec, time_of, key)
+    return _chosen[key]
+
+
+def _search(B: int, M: int, N: int, K: int, dtype: torch.dtype, spec: ChipSpec, time_of: Callable[[Tiling], float],
+            key: tuple) -> Tiling:
+    candidates = legal_tilings(B, M, N, K, dtype, spec) or [plain_tiling(M, N, K)]
+    best = min(candidates, key=time_of) if len(candidates) > 1 else candidates[0]
+    _to_disk(key, best)
+    return best
+
+
+_digests: dict[int, tuple[ChipSpec, str]] = {}
+
+
+def spec_digest(spec: ChipSpec) -> str:
+    """A short hash of every figure of the chip."""
+    known = _digests.get(id(spec))
+    if known is None or known[0] is not spec:
+        known = _digests[id(spec)] = (spec, hashlib.sha256(repr(spec).encode()).hexdigest()[:16])
+    return known[1]
+
+
+def _file(digest: str) -> Path:
+    return Path(knobs.get().cache_dir) / "tilings" / f"{digest}.jsonl"
+
+
+_loaded: dict[str, dict[str, Tiling]] = {}
+
+
+def _from_disk(key: tuple) -> Tiling | None:
+    digest, problem = key
+    if digest not in _loaded:
+        _loaded[digest] = _read(_file(digest))
+    return _loaded[digest].get(json.dumps(problem))
+
+
+def _read(path: Path) -> dict[str, Tiling]:
+    """One JSON object a line; a line cut off by a crash is skipped."""
+    found: dict[str, Tiling] = {}
+    if not path.exists():
+        return found
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+            found[json.dumps(row["problem"])] = Tiling(**row["tiling"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _to_disk(key: tuple, tiling: Tiling) -> None:
+    digest, problem = key
+    path = _file(digest)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps({"problem": problem, "tiling": asdict(tiling)}) + "\n")
