@@ -1,0 +1,352 @@
+"""Compiles a Trace and a ChipSpec to the flat arrays the event loop reads: nodes, dependencies, buffer waits.
+
+A node is one thing an engine does: a DMA, a block multiply, a layout change, a scalar operation, or a group of
+neighbouring vector and special-function commands (strip-mined: tiles inside a group never leave the engines).
+
+* Dependencies are the latest nodes that produced an operand, seen through free commands (splat, broadcast, ...) and
+  through the arguments and results of loops and branches.
+* What only feeds addresses and masks of block accesses is the DMA descriptor's job and costs the DMA issue alone. A
+  DMA with one address per element is one DMA command per contiguous run, unless the chip's DMA reads index lists.
+* A circular buffer of s slots makes the k-th load wait for the consumers of the (k - s)-th, and the producer of the
+  k-th stored tile wait for the (k - s)-th store; k counts on across the program instances of a PE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+
+from mtia.chips.spec import ChipSpec
+from mtia.engine.cycles import Cost, cost_of
+from mtia.engine.trace import Access, Trace
+from mtia.program import commands as c
+from mtia.program.commands import Command, Unit
+from mtia.program.dataflow import dataflow_of
+from mtia.program.program import TileProgram
+
+UNITS = (Unit.CORE, Unit.VECTOR, Unit.SFU, Unit.MLU, Unit.DPE, Unit.DMA_IN, Unit.DMA_OUT)
+UNIT_INDEX = {unit: i for i, unit in enumerate(UNITS)}
+MEMORY = (c.Load, c.Store, c.AtomicRmw, c.AtomicCas)
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What is known of one command for a chip, whatever the launch."""
+
+    command: Command
+    cost: Cost | None
+    sources: tuple[tuple[int, ...], ...]     # per operand: the values it may be (through loops and branches)
+    control: tuple[int, ...]                 # values that decide whether it runs
+    results: tuple[int, ...]
+    is_memory: bool
+    buffer: int                              # circular buffer filled or drained, -1 none
+    slots: int
+
+
+@dataclass(slots=True)
+class Node:
+    """One thing an engine does. `cycles` by unit index; DMA nodes have none."""
+
+    unit: int
+    first_command: int
+    active: int
+    access: int = -1
+    n_commands: int = 1
+    cycles: list[float] = field(default_factory=lambda: [0.0] * len(UNITS))
+    deps: set[int] = field(default_factory=set)
+    waits: set[tuple[int, int]] = field(default_factory=set)
+
+    @property
+    def cost_cycles(self) -> float:
+        """Vector and SFU share the strips of a group; what else a command needs comes before or after."""
+        vector, sfu = self.cycles[1], self.cycles[2]
+        return sum(self.cycles) - min(vector, sfu)
+
+
+@dataclass(slots=True)
+class Schedule:
+    """The nodes of one program instance, and what each command amounts to over all instances."""
+
+    nodes: list[Node]
+    accesses: list[Access]
+    active_masks: list[np.ndarray]
+    n_executions: dict[int, int]             # command index -> executions over all program instances
+    group_bytes: int = 0                     # operands and results of vector groups, all instances
+
+
+def compile_schedule(trace: Trace, spec: ChipSpec) -> Schedule:
+    return _Compiler(trace, spec).compile()
+
+
+@lru_cache(maxsize=512)
+def _infos_by_identity(program: _Identity, spec: ChipSpec) -> tuple[Info, ...]:
+    return _make_infos(program.program, spec)
+
+
+class _Identity:
+    """A program as a cache key by identity (programs hold tuples of commands: hashing one would walk it all)."""
+
+    __slots__ = ("program",)
+
+    def __init__(self, program: TileProgram) -> None:
+        self.program = program
+
+    def __hash__(self) -> int:
+        return id(self.program)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and other.program is self.program
+
+
+def infos_of(program: TileProgram, spec: ChipSpec) -> tuple[Info, ...]:
+    """Info by command index, computed once per program and chip."""
+    return _infos_by_identity(_Identity(program), spec)
+
+
+def _make_infos(program: TileProgram, spec: ChipSpec) -> tuple[Info, ...]:
+    aliases = _aliases(program)
+    control = _control_values(program.body, ())
+    flow = dataflow_of(program)
+    infos = []
+    for command in program.commands:
+        is_memory = isinstance(command, MEMORY)
+        buffer = program.buffer_of.get(command.index)
+        infos.append(Info(
+            command=command,
+            cost=None if is_memory or flow.is_index_only(command) else cost_of(command, spec),
+            sources=tuple(_resolve(v.id, aliases) for v in command.operands),
+            control=tuple(root for v in control[command.index] for root in _resolve(v, aliases)),
+            results=tuple(v.id for v in command.results), is_memory=is_memory,
+            buffer=-1 if buffer is None else buffer.id, slots=0 if buffer is None else buffer.slots))
+    return tuple(infos)
+
+
+# --- values through loops and branches --------------------------------------------------------------------------------
+
+def _aliases(program: TileProgram) -> dict[int, tuple[int, ...]]:
+    """Value that a loop or branch hands on -> the values it may be, one step back."""
+    out: dict[int, tuple[int, ...]] = {}
+    for command in program.commands:
+        match command:
+            case c.For():
+                _alias(out, command.body.args[1:], command.operands[3:], command.body.yields)
+                _alias(out, command.results, command.operands[3:], command.body.yields)
+            case c.While():
+                _alias(out, command.before.args, command.operands, command.after.yields)
+                _alias(out, command.after.args, command.before.yields[1:])
+                _alias(out, command.results, command.before.yields[1:])
+            case c.If():
+                _alias(out, command.results, command.then.yields, command.otherwise.yields)
+    return out
+
+
+def _alias(out: dict[int, tuple[int, ...]], targets: Sequence, *sources: Sequence) -> None:
+    for i, target in enumerate(targets):
+        out[target.id] = tuple(values[i].id for values in sources if i < len(values))
+
+
+def _resolve(value: int, aliases: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
+    """The values that are not aliases which `value` may stand for, in a fixed order."""
+    seen: dict[int, None] = {}
+    pending = [value]
+    while pending:
+        v = pending.pop()
+        if v in seen:
+            continue
+        seen[v] = None
+        pending.extend(aliases.get(v, ()))
+    return tuple(v for v in seen if v not in aliases)
+
+
+def _control_values(block: c.Block, outer: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
+    """Command index -> values of the conditions of the branches and open loops around it."""
+    out: dict[int, tuple[int, ...]] = {}
+    for command in block.commands:
+        out[command.index] = outer
+        inside = outer
+        if isinstance(command, c.If):
+            inside = (*outer, command.operands[0].id)
+        elif isinstance(command, c.While):
+            inside = (*outer, command.before.yields[0].id)
+        for inner in command.blocks:
+            out.update(_control_values(inner, inside))
+    return out
+
+
+# --- one launch -------------------------------------------------------------------------------------------------------
+
+class _Compiler:
+    def __init__(self, trace: Trace, spec: ChipSpec) -> None:
+        self.trace, self.spec = trace, spec
+        self.infos = infos_of(trace.program, spec)
+        self.schedule = Schedule([], [], [], {})
+        self.nodes = self.schedule.nodes
+        self.producers: dict[int, tuple[int, ...]] = {}          # value -> nodes it comes from
+        self.defined: dict[int, tuple[int, int]] = {}            # value -> (step, active mask)
+        self.masks: dict[int, int] = {}
+        self.n_active: list[int] = []
+        self.group: int = -1                                     # open vector group
+        self.inside: set[int] = set()                            # values made in it
+        self.fills: dict[int, list[int]] = {}                    # buffer -> nodes that load into it, in order
+        self.drains: dict[int, list[tuple[int, tuple[int, ...]]]] = {}   # buffer -> (store node, producers)
+        self.slots: dict[int, int] = {}
+
+    def compile(self) -> Schedule:
+        for at, step in enumerate(self.trace.steps):
+            info = self.infos[step.command]
+            if info.cost is None and not info.is_memory:
+                self._pass_through(info, at)
+                continue
+            active = self._mask(step.active)
+            if info.is_memory:
+                assert step.access is not None
+                self._memory(info, at, step.access, active)
+            else:
+                self._count(info.command.index, active)
+                self._work(info, at, active)
+        self._buffer_waits()
+        return self.schedule
+
+    # --- masks and counts ---
+
+    def _mask(self, active: np.ndarray | None) -> int:
+        if active is None:
+            return -1
+        index = self.masks.get(id(active))
+        if index is None:
+            index = self.masks[id(active)] = len(self.n_active)
+            flat = np.ascontiguousarray(np.broadcast_to(active, (self.trace.n_programs,)), dtype=np.uint8)
+            self.schedule.active_masks.append(flat)
+            self.n_active.append(int(np.count_nonzero(flat)))
+        return index
+
+    def _count(self, command: int, active: int) -> None:
+        n = self.trace.n_programs if active < 0 else self.n_active[active]
+        self.schedule.n_executions[command] = self.schedule.n_executions.get(command, 0) + n
+
+    # --- dependencies ---
+
+    def _latest(self, values: tuple[int, ...], active: int) -> tuple[int, ...]:
+        """Nodes behind the value that was defined last (with branches: behind the last of each mask)."""
+        if len(values) == 1:
+            return self.producers.get(values[0], ())
+        known = sorted((self.defined[v], v) for v in values if v in self.defined)
+        out: tuple[int, ...] = ()
+        for (_, mask), value in reversed(known):
+            out = (*out, *self.producers.get(value, ()))
+            if mask in (-1, active):
+                break
+        return out
+
+    def _operand_nodes(self, info: Info, active: int) -> set[int]:
+        nodes: set[int] = set()
+        for values in info.sources:
+            nodes.update(self._latest(values, active))
+        for value in info.control:
+            nodes.update(self.producers.get(value, ()))
+        return nodes
+
+    def _define(self, info: Info, at: int, active: int, nodes: tuple[int, ...]) -> None:
+        for value in info.results:
+            self.producers[value] = nodes
+            self.defined[value] = (at, active)
+
+    def _pass_through(self, info: Info, at: int) -> None:
+        if isinstance(info.command, c.Barrier):
+            return
+        nodes = self._operand_nodes(info, -1)
+        self._define(info, at, -1, tuple(sorted(nodes)))
+        if self.group >= 0 and any(v in self.inside for values in info.sources for v in values):
+            self.inside.update(info.results)
+
+    # --- nodes ---
+
+    def _add(self, unit: Unit, info: Info, active: int, deps: Iterable[int]) -> int:
+        self.nodes.append(Node(UNIT_INDEX[unit], info.command.index, active, deps=set(deps)))
+        return len(self.nodes) - 1
+
+    def _work(self, info: Info, at: int, active: int) -> None:
+        cost = info.cost
+        assert cost is not None
+        deps = self._operand_nodes(info, active)
+        if cost.groups:
+            self._join_group(info, cost, at, active, deps)
+            return
+        if isinstance(info.command, c.Barrier):
+            deps |= self._last_of_each_unit()
+        if cost.unit is not Unit.CORE:
+            self.group = -1
+        node = self._add(cost.unit, info, active, deps)
+        self._spend(self.nodes[node], cost)
+        self._define(info, at, active, (node,))
+
+    def _join_group(self, info: Info, cost: Cost, at: int, active: int, deps: set[int]) -> None:
+        if self.group < 0 or self.nodes[self.group].active != active:
+            self.group = self._add(cost.unit, info, active, deps)
+            self.nodes[self.group].n_commands = 0
+            self.inside = set()
+        node = self.nodes[self.group]
+        node.n_commands += 1
+        node.deps |= deps - {self.group}
+        self._spend(node, cost)
+        node.unit = 2 if node.cycles[2] >= node.cycles[1] else 1
+        self.inside.update(info.results)
+        self._define(info, at, active, (self.group,))
+
+    def _spend(self, node: Node, cost: Cost) -> None:
+        node.cycles[UNIT_INDEX[cost.unit]] += cost.cycles
+        node.cycles[UNIT_INDEX[Unit.MLU]] += cost.mlu_cycles
+
+    def _last_of_each_unit(self) -> set[int]:
+        last: dict[int, int] = {}
+        for i, node in enumerate(self.nodes):
+            last[node.unit] = i
+        return set(last.values())
+
+    def _memory(self, info: Info, at: int, access: Access, active: int) -> None:
+        self.group = -1
+        deps = self._operand_nodes(info, active)
+        node = self._add(Unit.DMA_OUT if access.write else Unit.DMA_IN, info, active, deps)
+        self.nodes[node].access = len(self.schedule.accesses)
+        self.schedule.accesses.append(access)
+        self._define(info, at, active, (node,))
+        if info.buffer < 0:
+            return
+        self.slots[info.buffer] = info.slots
+        if access.write:
+            self.drains.setdefault(info.buffer, []).append((node, self._latest(info.sources[1], active)))
+        else:
+            self.fills.setdefault(info.buffer, []).append(node)
+
+    # --- circular buffers ---
+
+    def _buffer_waits(self) -> None:
+        consumers: dict[int, list[int]] = {}
+        for i, node in enumerate(self.nodes):
+            for dep in node.deps:
+                consumers.setdefault(dep, []).append(i)
+        for buffer, loads in self.fills.items():
+            for k, load in enumerate(loads):
+                before, distance = _earlier(k, self.slots[buffer], len(loads))
+                self._wait(load, consumers.get(loads[before], [loads[before]]), distance)
+        for buffer, stores in self.drains.items():
+            for k, (_, producers) in enumerate(stores):
+                before, distance = _earlier(k, self.slots[buffer], len(stores))
+                for producer in producers:
+                    self._wait(producer, [stores[before][0]], distance)
+
+    def _wait(self, node: int, released_by: Iterable[int], distance: int) -> None:
+        """A release that this program issues only after `node` cannot hold it back (the tile outlives its slot)."""
+        self.nodes[node].waits.update((other, distance) for other in released_by if distance > 0 or other < node)
+
+
+def _earlier(k: int, slots: int, n_uses: int) -> tuple[int, int]:
+    """Use k - slots of a buffer that a program uses n_uses times: (which use, how many programs before)."""
+    at = k - slots
+    return at % n_uses, -(at // n_uses)
+
+
+__all__ = ["UNITS", "UNIT_INDEX", "Info", "Node", "Schedule", "compile_schedule", "infos_of"]
