@@ -16,7 +16,8 @@ import torch
 
 from mtia import _C, knobs
 from mtia.chips.spec import ChipSpec
-from mtia.engine.functional.interpreter import Launch, run
+from mtia.engine.functional import interpreter, tape
+from mtia.engine.functional.interpreter import Launch
 from mtia.engine.functional.memory import UNCHECKED, Allocation
 from mtia.engine.functional.tracer import trace_launch
 try:                                                            # TEMPORARY until the timing engine lands
@@ -132,7 +133,7 @@ def launch_now(program: TileProgram, grid: tuple[int, int, int], arguments: Sequ
     request = Launch(program=site.program, grid=grid, arguments=plain, allocations=allocations)
     timed = _timed(request, site, spec, residency_of(device, spec))
     if values:
-        run(request)
+        (interpreter.run if knobs.get().interpret else tape.run)(request)
     clock().submit(device, stream, program.name, Kind.KERNEL, timed.timing.makespan_fs, None, timed.work)
 
 

@@ -136,6 +136,15 @@ class Interpreter:
             if self.active is not None and not self.active.any():
                 return
 
+    def move(self, targets: Sequence[Value], sources: Sequence[Value]) -> None:
+        """Hand values on, all at once: loop-carried values, results of regions."""
+        held = [self.env[s.id] for s in sources]
+        for target, value in zip(targets, held, strict=True):
+            self.env[target.id] = value
+
+    def diverged(self) -> None:
+        """Programs are about to go different ways whose values are merged after."""
+
     # --- operands ---
 
     def tensor(self, value: Value) -> torch.Tensor:
@@ -203,16 +212,16 @@ class Interpreter:
         return address, selected, data.expand(address.shape).contiguous()
 
     def uniform_loop(self, cmd: c.For, iterations: range) -> None:
-        env, carried = self.env, cmd.body.args[1:]
         for i in iterations:
-            env[cmd.body.args[0].id] = Lin(i)
+            self.env[cmd.body.args[0].id] = Lin(i)
             self.block(cmd.body)
-            for arg, held in zip(carried, [env[v.id] for v in cmd.body.yields], strict=True):
-                env[arg.id] = held
+            self.move(cmd.body.args[1:], cmd.body.yields)
 
     def varied_loop(self, cmd: c.For, lower: Base, upper: Base, step: Base) -> None:
         """Programs leave the loop at different iterations: those that are through keep their values."""
         env, carried, outer = self.env, cmd.body.args[1:], self.active
+        if carried:
+            self.diverged()
         variable = np.broadcast_to(np.asarray(lower, np.int64), (self.n,)).copy()
         while True:
             running = _and(outer, variable < upper)
@@ -701,9 +710,11 @@ def _if(self: Interpreter, cmd: c.If, env: list) -> None:
     if isinstance(condition, int):
         branch = cmd.then if condition else cmd.otherwise
         self.block(branch)
-        for result, value in zip(cmd.results, branch.yields, strict=True):
-            env[result.id] = env[value.id]
+        if self.active is None or self.active.any():
+            self.move(cmd.results, branch.yields)
         return
+    if cmd.results:
+        self.diverged()
     taken = condition.astype(bool)
     outer = self.active
     merged: list[Held | None] = [None] * len(cmd.results)
@@ -734,14 +745,12 @@ def _return(self: Interpreter, cmd: c.Return, env: list) -> None:
 @handles(c.For)
 def _for(self: Interpreter, cmd: c.For, env: list) -> None:
     lower, upper, step = (self.scalar(o) for o in cmd.operands[:3])
-    for arg, initial in zip(cmd.body.args[1:], cmd.operands[3:], strict=True):
-        env[arg.id] = env[initial.id]
+    self.move(cmd.body.args[1:], cmd.operands[3:])
     if all(isinstance(b, int) for b in (lower, upper, step)):
         self.uniform_loop(cmd, range(lower, upper, step))
     else:
         self.varied_loop(cmd, lower, upper, step)
-    for result, arg in zip(cmd.results, cmd.body.args[1:], strict=True):
-        env[result.id] = env[arg.id]
+    self.move(cmd.results, cmd.body.args[1:])
 
 
 @handles(c.While)

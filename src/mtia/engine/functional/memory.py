@@ -6,6 +6,7 @@ Every access is checked against the allocation that its pointer argument came fr
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -154,6 +155,50 @@ def load_blocks(pointer: Lin, mask: Box | None, active: np.ndarray | None, type_
     if bad >= 0:
         raise _out_of_bounds(pointer, mask, type_, int(bad), where, place, "load")
     return out
+
+
+def prepared_load(pointer: Lin, mask: Box | None, active: np.ndarray | None, type_: TileType, n_programs: int,
+                  fill: int, place: Place) -> Callable[[int, Allocation], torch.Tensor]:
+    """`load_blocks` with everything bound but the argument's address (`pointer` is relative to it)."""
+    from mtia.engine.functional.values import TORCH_DTYPE
+    flags = active_bytes(mask, active, n_programs)
+    shared = isinstance(pointer.base, int) and flags is None and (mask is None or _is_shared(mask))
+    count = 1 if shared else n_programs
+    s = _Shape(pointer, mask, type_, count)
+    relative, base = s.base, np.empty_like(s.base)
+    shape, dtype = (count, *type_.shape), TORCH_DTYPE[type_.element]
+    tail = (_address(base), s.base_step, count, s.nd, _address(s.shape), _address(s.stride), _address(s.lo),
+            _address(s.hi), s.bound_step, _address(flags), type_.element.n_bytes, fill)
+    call, empty, add = _functions()["mtia_load_blocks"], torch.empty, np.add
+
+    def load(address: int, where: Allocation, _keep: object = (s, flags)) -> torch.Tensor:
+        add(relative, address, base)
+        out = empty(shape, dtype=dtype)
+        bad = call(out.data_ptr(), *tail, where.start, where.end)
+        if bad >= 0:
+            absolute = Lin(pointer.base + address, pointer.strides)
+            raise _out_of_bounds(absolute, mask, type_, int(bad), where, place, "load")
+        return out
+    return load
+
+
+def prepared_store(pointer: Lin, mask: Box | None, active: np.ndarray | None, type_: TileType, n_programs: int,
+                   place: Place) -> Callable[[torch.Tensor, int, Allocation], None]:
+    """`store_blocks` with everything bound but the data and the argument's address."""
+    s = _Shape(pointer, mask, type_, n_programs)
+    flags = active_bytes(mask, active, n_programs)
+    relative, base = s.base, np.empty_like(s.base)
+    tail = (_address(base), s.base_step, n_programs, s.nd, _address(s.shape), _address(s.stride), _address(s.lo),
+            _address(s.hi), s.bound_step, _address(flags), type_.element.n_bytes)
+    call, add, n_elements = _functions()["mtia_store_blocks"], np.add, type_.n_elements
+
+    def store(data: torch.Tensor, address: int, where: Allocation, _keep: object = (s, flags)) -> None:
+        add(relative, address, base)
+        bad = call(data.data_ptr(), n_elements if data.shape[0] != 1 else 0, *tail, where.start, where.end)
+        if bad >= 0:
+            absolute = Lin(pointer.base + address, pointer.strides)
+            raise _out_of_bounds(absolute, mask, type_, int(bad), where, place, "store")
+    return store
 
 
 def _is_shared(mask: Box) -> bool:
