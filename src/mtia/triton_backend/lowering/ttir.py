@@ -226,7 +226,7 @@ class _Reader:
         if match := re.match(r"^((?:%[A-Za-z0-9_.$-]+(?::\d+)?(?:, )?)+) = ", text):
             results = _result_names(match.group(1))
             text = text[match.end():]
-        match = re.match(r'^"?([a-z_]+\.[A-Za-z_.]+)"?\s*(.*)$', text)
+        match = re.match(r'^"?([a-z_]+\.[A-Za-z_0-9.]+)"?\s*(.*)$', text)
         if match is None:
             raise TtirSyntaxError(f"cannot read operation {text!r}")
         body, types = _split_signature(match.group(2))
