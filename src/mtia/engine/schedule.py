@@ -39,6 +39,7 @@ class Info:
     command: Command
     cost: Cost | None
     sources: tuple[tuple[int, ...], ...]     # per operand: the values it may be (through loops and branches)
+    operand_bytes: tuple[int, ...]
     control: tuple[int, ...]                 # values that decide whether it runs
     results: tuple[int, ...]
     is_memory: bool
@@ -58,12 +59,12 @@ class Node:
     cycles: list[float] = field(default_factory=lambda: [0.0] * len(UNITS))
     deps: set[int] = field(default_factory=set)
     waits: set[tuple[int, int]] = field(default_factory=set)
+    local: dict[int, int] = field(default_factory=dict)      # tiles a group reads or leaves in local memory -> bytes
 
-    @property
-    def cost_cycles(self) -> float:
-        """Vector and SFU share the strips of a group; what else a command needs comes before or after."""
+    def cost_cycles(self, local_bytes_per_cycle: int) -> float:
+        """Vector and SFU share the strips of a group, fed from local memory; the MLU's part comes before or after."""
         vector, sfu = self.cycles[1], self.cycles[2]
-        return sum(self.cycles) - min(vector, sfu)
+        return max(sum(self.cycles) - min(vector, sfu), sum(self.local.values()) / local_bytes_per_cycle)
 
 
 @dataclass(slots=True)
@@ -74,7 +75,6 @@ class Schedule:
     accesses: list[Access]
     active_masks: list[np.ndarray]
     n_executions: dict[int, int]             # command index -> executions over all program instances
-    group_bytes: int = 0                     # operands and results of vector groups, all instances
 
 
 def compile_schedule(trace: Trace, spec: ChipSpec) -> Schedule:
@@ -118,6 +118,7 @@ def _make_infos(program: TileProgram, spec: ChipSpec) -> tuple[Info, ...]:
             command=command,
             cost=None if is_memory or flow.is_index_only(command) else cost_of(command, spec),
             sources=tuple(_resolve(v.id, aliases) for v in command.operands),
+            operand_bytes=tuple(v.type.n_bytes for v in command.operands),
             control=tuple(root for v in control[command.index] for root in _resolve(v, aliases)),
             results=tuple(v.id for v in command.results), is_memory=is_memory,
             buffer=-1 if buffer is None else buffer.id, slots=0 if buffer is None else buffer.slots))
@@ -189,7 +190,6 @@ class _Compiler:
         self.masks: dict[int, int] = {}
         self.n_active: list[int] = []
         self.group: int = -1                                     # open vector group
-        self.inside: set[int] = set()                            # values made in it
         self.fills: dict[int, list[int]] = {}                    # buffer -> nodes that load into it, in order
         self.drains: dict[int, list[tuple[int, tuple[int, ...]]]] = {}   # buffer -> (store node, producers)
         self.slots: dict[int, int] = {}
@@ -243,8 +243,12 @@ class _Compiler:
 
     def _operand_nodes(self, info: Info, active: int) -> set[int]:
         nodes: set[int] = set()
-        for values in info.sources:
-            nodes.update(self._latest(values, active))
+        for values, n_bytes in zip(info.sources, info.operand_bytes, strict=True):
+            found = self._latest(values, active)
+            for node in found:
+                if node != self.group and self.nodes[node].unit in (1, 2):
+                    self.nodes[node].local[values[0]] = n_bytes
+            nodes.update(found)
         for value in info.control:
             nodes.update(self.producers.get(value, ()))
         return nodes
@@ -259,8 +263,6 @@ class _Compiler:
             return
         nodes = self._operand_nodes(info, -1)
         self._define(info, at, -1, tuple(sorted(nodes)))
-        if self.group >= 0 and any(v in self.inside for values in info.sources for v in values):
-            self.inside.update(info.results)
 
     # --- nodes ---
 
@@ -271,29 +273,32 @@ class _Compiler:
     def _work(self, info: Info, at: int, active: int) -> None:
         cost = info.cost
         assert cost is not None
-        deps = self._operand_nodes(info, active)
         if cost.groups:
-            self._join_group(info, cost, at, active, deps)
+            self._join_group(info, cost, at, active)
             return
-        if isinstance(info.command, c.Barrier):
-            deps |= self._last_of_each_unit()
         if cost.unit is not Unit.CORE:
             self.group = -1
+        deps = self._operand_nodes(info, active)
+        if isinstance(info.command, c.Barrier):
+            deps |= self._last_of_each_unit()
         node = self._add(cost.unit, info, active, deps)
         self._spend(self.nodes[node], cost)
         self._define(info, at, active, (node,))
 
-    def _join_group(self, info: Info, cost: Cost, at: int, active: int, deps: set[int]) -> None:
+    def _join_group(self, info: Info, cost: Cost, at: int, active: int) -> None:
         if self.group < 0 or self.nodes[self.group].active != active:
-            self.group = self._add(cost.unit, info, active, deps)
+            self.group = self._add(cost.unit, info, active, ())
             self.nodes[self.group].n_commands = 0
-            self.inside = set()
+        deps = self._operand_nodes(info, active)
         node = self.nodes[self.group]
+        for values, n_bytes in zip(info.sources, info.operand_bytes, strict=True):
+            made_by = self._latest(values, active)
+            if made_by and self.group not in made_by:
+                node.local[values[0]] = n_bytes
         node.n_commands += 1
         node.deps |= deps - {self.group}
         self._spend(node, cost)
         node.unit = 2 if node.cycles[2] >= node.cycles[1] else 1
-        self.inside.update(info.results)
         self._define(info, at, active, (self.group,))
 
     def _spend(self, node: Node, cost: Cost) -> None:
