@@ -280,7 +280,7 @@ class Recorder(Interpreter):
         """The interpreter's own handler, on an environment with the fixed operands put back."""
         handler = HANDLERS[type(command)]
         fixed, pointers = [], []
-        for o in command.operands:
+        for o in (*command.operands, *_captured(command)):
             if o.id in self.dynamic:
                 continue
             if o.type.is_pointer:
@@ -309,6 +309,14 @@ class Recorder(Interpreter):
             return value.id, parameter, Lin(held.base - base, held.strides)
         assert isinstance(held, torch.Tensor)
         return value.id, parameter, held - base
+
+
+def _captured(command: c.Command) -> list[Value]:
+    """Values that the combine region of a reduction or scan takes from outside (constants, mostly)."""
+    inner = [cmd for block in command.blocks for cmd in block.commands]
+    made = {r.id for cmd in inner for r in cmd.results} | {a.id for block in command.blocks for a in block.args}
+    used = {o.id: o for cmd in inner for o in cmd.operands}
+    return [value for at, value in used.items() if at not in made]
 
 
 class _Replayer(Interpreter):
