@@ -7,10 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Any
 
 
 class MtiaError(Exception):
-    """Base of every error that openMTIA raises on purpose."""
+    """Base of every error that openMTIA raises on purpose. Pickles with its fields, so workers can hand it back."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(cls: type[MtiaError], args: tuple[Any, ...], fields: dict[str, Any]) -> MtiaError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

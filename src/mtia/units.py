@@ -66,7 +66,9 @@ def format_si(value: float, unit: str, digits: int = 3) -> str:
 
 
 def _significant(value: float, digits: int) -> str:
-    """`value` (at least 1) to `digits` significant digits, never in exponent form."""
+    """`value` to `digits` significant digits; in exponent form only where no prefix is small enough."""
+    if abs(value) < 0.5:
+        return f"{value:.{digits}g}"
     whole_digits = len(str(int(abs(value) + 0.5)))
     text = f"{value:.{max(0, digits - whole_digits)}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

@@ -132,8 +132,8 @@ def _or_none(section: str) -> str:
 
 def _build(document: dict[str, Any], file: str, base: ChipSpec | None) -> ChipSpec:
     name, title = _identity(document, file, base)
-    own, absent = _own_figures(document, file)
-    figures = {**_inherited(base, own, absent), **own}
+    own, replaced, absent = _own_figures(document, file)
+    figures = {**_inherited(base, own, replaced, absent), **own}
     figures = {key: f for key, f in figures.items() if not (f.value is None and LEAVES.get(key) is None)}
     lacking = absent | _absent_in(base, own)
     _check_complete(figures, lacking, file, base)
@@ -148,9 +148,10 @@ def _identity(document: Mapping[str, Any], file: str, base: ChipSpec | None) -> 
     return name, str(document.get("title", name if base is None else f"{name} (variant of {base.title})"))
 
 
-def _own_figures(document: Mapping[str, Any], file: str) -> tuple[dict[str, Figure], set[str]]:
-    """The figures that this file states, by key, and the optional sections it says the chip lacks."""
+def _own_figures(document: Mapping[str, Any], file: str) -> tuple[dict[str, Figure], set[str], set[str]]:
+    """The figures that this file states, the tables it gives whole, the optional sections it says the chip lacks."""
     own: dict[str, Figure] = {}
+    replaced: set[str] = set()
     absent: set[str] = set()
     for key, node in document.items():
         if key in SECTIONS and node in (NONE, UNKNOWN):
@@ -158,7 +159,8 @@ def _own_figures(document: Mapping[str, Any], file: str) -> tuple[dict[str, Figu
         elif key not in PLAIN_KEYS:
             for leaf_key, leaf, figure in _walk(key, node, file):
                 own |= _entries(leaf_key, leaf, figure, file)
-    return own, absent
+                replaced |= {leaf_key} if leaf.table and leaf_key == leaf.key else set()
+    return own, replaced, absent
 
 
 def _walk(key: str, node: object, file: str) -> Iterator[tuple[str, Leaf, Mapping[str, Any]]]:
@@ -267,7 +269,7 @@ def _source(key: str, leaf: Leaf, source: object, file: str) -> Source:
             key=key,
             problem="unknown kind of source",
             value=source["kind"],
-            allowed=KINDS + did_you_mean(str(source["kind"]), tuple(SourceKind)),
+            allowed=KINDS + did_you_mean(str(source["kind"]), [kind.value for kind in SourceKind]),
         )
     kind = SourceKind(source["kind"])
     needed = (REASON_KEY[kind], *(("low", "high") if kind in RANGED else ()))
@@ -330,12 +332,21 @@ def _check_range(key: str, value: object, source: Source, file: str) -> None:
 # --- figures -> spec --------------------------------------------------------------------------------------------------
 
 
-def _inherited(base: ChipSpec | None, own: Mapping[str, Figure], absent: set[str]) -> dict[str, Figure]:
-    """The base's figures that this file neither restates nor removes, marked with where they come from."""
+def _inherited(
+    base: ChipSpec | None, own: Mapping[str, Figure], replaced: set[str], absent: set[str]
+) -> dict[str, Figure]:
+    """The base's figures that this file neither restates nor removes, marked with where they come from.
+
+    `replaced`: tables that the file gives whole; `absent`: parts that it says the chip lacks.
+    """
     if base is None:
         return {}
-    kept = {key: f for key, f in base.figures.items() if key not in own and key.split(".")[0] not in absent}
+    kept = {key: f for key, f in base.figures.items() if key not in own and not _is_under(key, replaced | absent)}
     return {key: Figure(value=f.value, source=_from(base, f.source)) for key, f in kept.items()}
+
+
+def _is_under(key: str, heads: set[str]) -> bool:
+    return any(key.startswith(f"{head}.") for head in heads)
 
 
 def _from(base: ChipSpec, source: Source) -> Source:
