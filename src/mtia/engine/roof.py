@@ -78,6 +78,23 @@ def _distinct(base: np.ndarray, n_bytes: np.ndarray) -> int:
     return int(n_bytes[touched][first].sum())
 
 
+def streamed_once(accesses: list[Access], touched: tuple[Footprint, ...]) -> set[int]:
+    """Positions of accesses whose blocks nothing else in the launch touches: no reuse to look for."""
+    by_parameter: dict[int, list[int]] = {}
+    for i, access in enumerate(accesses):
+        by_parameter.setdefault(access.parameter, []).append(i)
+    alone = {f.parameter for f in touched if not any(g is not f and g.lo < f.hi and f.lo < g.hi for g in touched)}
+    return {users[0] for parameter, users in by_parameter.items()
+            if parameter >= 0 and parameter in alone and len(users) == 1 and _never_repeats(accesses[users[0]])}
+
+
+def _never_repeats(access: Access) -> bool:
+    if access.indexed or np.ndim(access.base) == 0 or np.ndim(access.end) == 0:
+        return False
+    base, end = np.asarray(access.base), np.asarray(access.end)
+    return base.size > 1 and bool(np.all(base[1:] >= end[:-1]))
+
+
 def total_bytes(access: Access, n_programs: int) -> int:
     """Bytes that all program instances ask of one access."""
     if np.ndim(access.n_bytes) == 0:

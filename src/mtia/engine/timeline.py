@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from mtia.program.commands import Unit
 from mtia.units import format_rate, format_time, fs_to_s
@@ -28,18 +29,27 @@ class Span:
         return self.end_fs - self.start_fs
 
 
-@dataclass(frozen=True, slots=True)
 class Timeline:
-    """Spans in the order they were decided. `complete`: every PE and program instance is there."""
+    """Spans in the order they were decided, made when first read. `complete`: every PE and instance is there."""
 
-    spans: tuple[Span, ...] = ()
-    complete: bool = True
+    def __init__(self, spans: Iterable[Span] | Callable[[], Iterable[Span]] = (), *, complete: bool = True) -> None:
+        self._source = spans
+        self.complete = complete
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        return tuple(self._source() if callable(self._source) else self._source)
 
     def __iter__(self) -> Iterator[Span]:
         return iter(self.spans)
 
     def __len__(self) -> int:
         return len(self.spans)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Timeline) and self.spans == other.spans and self.complete == other.complete
+
+    __hash__ = None  # type: ignore[assignment]
 
     def spans_of(self, unit: Unit, pe: int | None = None) -> list[Span]:
         return [s for s in self.spans if s.unit is unit and (pe is None or s.pe == pe)]

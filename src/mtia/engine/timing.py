@@ -27,7 +27,15 @@ from mtia.chips.spec import ChipSpec, SourceKind
 from mtia.engine.energy import Energy, energy_of
 from mtia.engine.memory import Residency
 from mtia.engine.native import library
-from mtia.engine.roof import Footprint, footprints, roof_terms_fs, roofline_fs, total_bytes, unit_cycles
+from mtia.engine.roof import (
+    Footprint,
+    footprints,
+    roof_terms_fs,
+    roofline_fs,
+    streamed_once,
+    total_bytes,
+    unit_cycles,
+)
 from mtia.engine.schedule import UNIT_INDEX, UNITS, Node, Schedule, compile_schedule, infos_of
 from mtia.engine.timeline import PARTS, KernelTiming, Span, Timeline
 from mtia.engine.trace import Access, Trace
@@ -47,7 +55,7 @@ def run_timed(trace: Trace, spec: ChipSpec, residency: Residency | None = None) 
     touched = footprints(trace, schedule.accesses)
     if not schedule.nodes or trace.n_programs <= 0:
         return _empty(trace)
-    call = _Call(trace, spec, schedule, residency)
+    call = _Call(trace, spec, schedule, residency, streamed_once(schedule.accesses, touched))
     return _timing(trace, spec, schedule, touched, residency, call)
 
 
@@ -65,7 +73,7 @@ _I32, _I64, _F64, _P = ctypes.c_int32, ctypes.c_int64, ctypes.c_double, ctypes.c
 class _CAccess(ctypes.Structure):
     _fields_ = (*((n, _P) for n in ("base", "end", "bytes", "runs")),
                 *((n, _I32) for n in ("base_step", "end_step", "bytes_step", "runs_step")), ("run_bytes", _I64),
-                *((n, _I32) for n in ("write", "atomic", "indexed", "use_dma_runs")), ("unique_frac", _F64))
+                *((n, _I32) for n in ("write", "atomic", "indexed", "use_dma_runs", "once", "unused")), ("unique_frac", _F64))
 
 
 class _CSegment(ctypes.Structure):
@@ -86,10 +94,6 @@ class _CLaunch(ctypes.Structure):
         ("max_spans", _I64), ("span_pes", _I32), ("resident_programs", _I32))
 
 
-class _CSpan(ctypes.Structure):
-    _fields_ = (("pe", _I32), ("node", _I32), ("program", _I64), ("start_fs", _I64), ("end_fs", _I64))
-
-
 class _CResult(ctypes.Structure):
     _fields_ = (("makespan_fs", _I64), ("parts_fs", _I64 * len(PARTS)),
                 *((n, _I64) for n in ("sram_bytes", "dram_read_bytes", "dram_write_bytes", "noc_bytes", "hit_bytes",
@@ -108,23 +112,24 @@ def _time_launch():
 class _Call:
     """One call of the event loop: fills the structures, keeps what they point to alive, holds the result."""
 
-    def __init__(self, trace: Trace, spec: ChipSpec, schedule: Schedule, residency: Residency | None) -> None:
+    def __init__(self, trace: Trace, spec: ChipSpec, schedule: Schedule, residency: Residency | None,
+                 once: set[int]) -> None:
         self.keep: list = []
         self.launch = _CLaunch()
         self.result = _CResult()
-        self._program(trace, spec, schedule)
+        self._program(trace, spec, schedule, once)
         self._machine(spec)
         self._resident(residency)
         self._waves(trace, spec, schedule, residency)
         self.spans = self._span_room(trace, spec, schedule)
-        _time_launch()(ctypes.addressof(self.launch), ctypes.addressof(self.result), ctypes.addressof(self.spans))
+        _time_launch()(ctypes.addressof(self.launch), ctypes.addressof(self.result), self.spans.ctypes.data)
 
     def _array(self, values: Sequence | np.ndarray, dtype: type) -> int:
         array = np.ascontiguousarray(values, dtype=dtype)
         self.keep.append(array)
         return array.ctypes.data
 
-    def _program(self, trace: Trace, spec: ChipSpec, schedule: Schedule) -> None:
+    def _program(self, trace: Trace, spec: ChipSpec, schedule: Schedule, once: set[int]) -> None:
         launch, nodes = self.launch, schedule.nodes
         fs_per_cycle = FS_PER_S / spec.clock_hz
         local = spec.pe.local_memory_bytes_per_cycle
@@ -142,7 +147,7 @@ class _Call:
         launch.wait_distance = self._array([d for ws in waits for _, d in ws], np.int32)
         launch.max_distance = max((d for ws in waits for _, d in ws), default=0)
         launch.ring = _ring(launch.max_distance, len(nodes))
-        launch.accesses = self._accesses(trace, spec, schedule.accesses)
+        launch.accesses = self._accesses(trace, spec, schedule.accesses, once)
         masks = (_P * max(1, len(schedule.active_masks)))(*(m.ctypes.data for m in schedule.active_masks))
         self.keep.append(masks)
         launch.active_masks = ctypes.addressof(masks)
@@ -150,9 +155,10 @@ class _Call:
     def _offsets(self, lists: Sequence[Sequence]) -> int:
         return self._array(np.concatenate([[0], np.cumsum([len(x) for x in lists])]), np.int32)
 
-    def _accesses(self, trace: Trace, spec: ChipSpec, accesses: list[Access]) -> int:
+    def _accesses(self, trace: Trace, spec: ChipSpec, accesses: list[Access], once: set[int]) -> int:
         out = (_CAccess * max(1, len(accesses)))()
-        for c_access, access in zip(out, accesses, strict=False):
+        for i, (c_access, access) in enumerate(zip(out, accesses, strict=False)):
+            c_access.once = i in once
             for name, value in (("base", access.base), ("end", access.end), ("bytes", access.n_bytes),
                                 ("runs", access.runs)):
                 array = np.ascontiguousarray(np.atleast_1d(value), dtype=np.int64)
@@ -200,20 +206,27 @@ class _Call:
         if self.launch.can_skip:
             self.launch.run_end = self._array(_run_ends(trace, spec, schedule, residency), np.int32)
 
-    def _span_room(self, trace: Trace, spec: ChipSpec, schedule: Schedule) -> ctypes.Array:
+    def _span_room(self, trace: Trace, spec: ChipSpec, schedule: Schedule) -> np.ndarray:
         whole = trace.n_programs * len(schedule.nodes) <= MAX_SPANS
         self.launch.max_spans = MAX_SPANS
         self.launch.span_pes = spec.grid.n_pes if whole else SPAN_PES
-        return (_CSpan * min(MAX_SPANS, trace.n_programs * len(schedule.nodes)))()
+        return np.empty(min(MAX_SPANS, trace.n_programs * len(schedule.nodes)), dtype=_SPAN)
 
     def timeline(self, trace: Trace, schedule: Schedule) -> Timeline:
+        """Keeps what the spans' names need, not the trace."""
         commands = trace.program.commands
-        spans = []
-        for s in self.spans[:self.result.n_spans]:
-            node = schedule.nodes[s.node]
-            name = _label(commands[node.first_command].mnemonic, node)
-            spans.append(Span(UNITS[node.unit], s.pe, name, node.first_command, s.program, s.start_fs, s.end_fs))
-        return Timeline(tuple(spans), complete=trace.n_programs * len(schedule.nodes) <= MAX_SPANS)
+        names = [(UNITS[n.unit], _label(commands[n.first_command].mnemonic, n), n.first_command) for n in schedule.nodes]
+        raw = self.spans[:self.result.n_spans].copy()
+        complete = trace.n_programs * len(schedule.nodes) <= MAX_SPANS
+        return Timeline(lambda: (_span(names[node], pe, program, start, end)
+                                 for pe, node, program, start, end in raw.tolist()), complete=complete)
+
+
+_SPAN = np.dtype([("pe", "i4"), ("node", "i4"), ("program", "i8"), ("start_fs", "i8"), ("end_fs", "i8")])
+
+
+def _span(name: tuple[Unit, str, int], pe: int, program: int, start_fs: int, end_fs: int) -> Span:
+    return Span(name[0], pe, name[1], name[2], program, start_fs, end_fs)
 
 
 def _label(mnemonic: str, node: Node) -> str:

@@ -27,6 +27,7 @@ constexpr int PART_OF_UNIT[N_UNITS] = {P_CORE, P_VECTOR, P_VECTOR, P_MLU, P_DPE,
 constexpr i64 UNRESOLVED = -1;
 constexpr i64 PENDING = -2;
 constexpr int MAX_LEADERS = 16;
+constexpr i64 CHUNK = 1 << 20;  // anonymous bytes in one queue entry
 
 struct Parts {
     i64 fs[N_PARTS];
@@ -41,6 +42,7 @@ struct MtiaAccess {
     i32 base_step, end_step, bytes_step, runs_step;  // 0: one value for all programs, 1: an array
     i64 run_bytes;                                   // contiguous bytes; 0: bytes / runs
     i32 write, atomic, indexed, use_dma_runs;        // use_dma_runs: the core issues one DMA command per run
+    i32 once, unused;                                // once: no other access of the launch touches its blocks
     double unique_frac;                              // indexed: distinct bytes over all bytes of the launch
 };
 
@@ -177,23 +179,46 @@ class Cache {
         return out;
     }
 
+    // A block that nothing else in the launch touches: no need to find it again.
+    Lookup touch_once(i64 base, i64 end, i64 bytes, bool write) {
+        Lookup out;
+        i64 dirty = 0;
+        out.hit_bytes = take_resident(base, end, bytes, dirty);
+        out.miss_bytes = bytes - out.hit_bytes;
+        add_anonymous(out.miss_bytes, write ? out.miss_bytes : 0);
+        if (out.hit_bytes > 0) {  // moved from its segment to the young end, so already counted
+            queue_.push_back({nullptr, 0, out.hit_bytes, write ? out.hit_bytes : dirty, -1});
+        }
+        out.evicted_dirty_bytes = shrink();
+        return out;
+    }
+
     void add_anonymous(i64 bytes, i64 dirty_bytes) {
         if (bytes <= 0) return;
-        queue_.push_back({nullptr, 0, bytes, dirty_bytes, -1});
+        if (!queue_.empty() && !queue_.back().block && queue_.back().segment < 0 && queue_.back().bytes < CHUNK) {
+            queue_.back().bytes += bytes;
+            queue_.back().dirty_bytes += dirty_bytes;
+        } else {
+            queue_.push_back({nullptr, 0, bytes, dirty_bytes, -1});
+        }
         used_ += bytes;
         inserted_ += bytes;
     }
 
     // Bytes that may be inserted before what happens at the old end of the queue changes in kind.
-    i64 regime_bytes(i64 wave_bytes) {
+    i64 regime_bytes(i64 wave_bytes, double written_frac) {
         if (used_ + wave_bytes <= capacity_) return capacity_ - used_;
-        i64 total = 0;
+        double expected = -1, total = 0, bytes = 0, dirty = 0;
         for (const Aged &aged : queue_) {
-            i64 bytes = live_bytes(aged);
-            if (bytes > 8 * wave_bytes) return total > 2 * wave_bytes ? total : total + bytes;
+            bytes += (double)live_bytes(aged);
+            dirty += (double)(aged.block ? (live_bytes(aged) > 0 ? aged.block->dirty_bytes : 0) : aged.dirty_bytes);
+            if (bytes < 2 * (double)wave_bytes) continue;
+            if (expected < 0) expected = dirty / bytes;
+            if (std::abs(dirty / bytes - expected) > 0.05) return (i64)total;
             total += bytes;
+            bytes = dirty = 0;
         }
-        return total;
+        return std::abs(expected - written_frac) < 0.05 ? INT64_MAX : (i64)total;
     }
 
     i64 skip(i64 bytes, i64 dirty_bytes) {  // as if waves that insert so much had run
@@ -666,6 +691,7 @@ class Simulation {
 
     Lookup look_up(const MtiaAccess &acc, i64 base, i64 end, i64 bytes) {
         if (acc.indexed) return cache_.touch_indexed(base, end, bytes, acc.unique_frac, acc.write);
+        if (acc.once) return cache_.touch_once(base, end, bytes, acc.write);
         return cache_.touch(base, end, bytes, acc.write);
     }
 
@@ -807,23 +833,20 @@ class Simulation {
         if (wave_done_ < next) return;
         note_counters();
         marks_.push_back({wave_done_, wave_fs_[wave_done_ - 1], wave_parts_[wave_done_ - 1], counters_});
-        size_t n = marks_.size();
-        if (n < 4) return;
+        if (marks_.size() < 4) return;
         i64 lowest = n_waves_, highest = 0;
         for (const Pe &pe : pes_) {
             highest = std::max(highest, pe.core_q);
             lowest = std::min(lowest, oldest(pe));
         }
-        if (highest >= n_waves_ || in_.run_end[marks_[n - 4].wave] < highest) return;
-        double a = period(n - 3), b = period(n - 2), c = period(n - 1);
-        double mean = (a + b + c) / 3;
-        double spread = std::max({a, b, c}) - std::min({a, b, c});
-        if (spread > in_.tolerance_frac * mean) return;
-        const Mark &first = marks_[n - 4], &last = marks_[n - 1];
+        if (highest >= n_waves_) return;
+        size_t third;
+        if (!is_steady(highest, third)) return;
+        const Mark &first = marks_[marks_.size() - 1 - 3 * third], &last = marks_.back();
         double waves = (double)(last.wave - first.wave);
         i64 inserted = (i64)((double)(last.counters.inserted - first.counters.inserted) / waves);
-        i64 room = in_.run_end[lowest] - highest - 2 * group;
-        if (inserted > 0) room = std::min(room, cache_.regime_bytes(inserted) / inserted - group);
+        i64 room = in_.run_end[lowest] - highest - group;
+        if (inserted > 0) room = std::min(room, cache_.regime_bytes(inserted, skip_dirty_frac(last.wave)) / inserted - 1);
         i64 skipped = room / ring_ * ring_;
         if (skipped < group) return;
         skip(skipped, first, last, waves);
@@ -831,8 +854,20 @@ class Simulation {
         marks_.push_back({wave_done_, wave_fs_[wave_done_ - 1], wave_parts_[wave_done_ - 1], counters_});
     }
 
-    double period(size_t i) const {
-        return (double)(marks_[i].t - marks_[i - 1].t) / (double)(marks_[i].wave - marks_[i - 1].wave);
+    // The last 3 * third groups of waves agree; jitter of single groups averages out over longer thirds.
+    bool is_steady(i64 highest, size_t &third) const {
+        size_t n = marks_.size() - 1;
+        for (third = 1; third <= 8 && 3 * third <= n; third *= 2) {
+            if (in_.run_end[marks_[n - 3 * third].wave] < highest) return false;
+            double a = period(n - 2 * third, third), b = period(n - third, third), c = period(n, third);
+            double spread = std::max({a, b, c}) - std::min({a, b, c});
+            if (spread <= in_.tolerance_frac * (a + b + c) / 3 * (third > 1 ? 2 : 1)) return true;
+        }
+        return false;
+    }
+
+    double period(size_t i, size_t width) const {
+        return (double)(marks_[i].t - marks_[i - width].t) / (double)(marks_[i].wave - marks_[i - width].wave);
     }
 
     i64 oldest(const Pe &pe) const {
