@@ -20,22 +20,10 @@ from mtia.engine.functional import interpreter, tape
 from mtia.engine.functional.interpreter import Launch
 from mtia.engine.functional.memory import UNCHECKED, Allocation
 from mtia.engine.functional.tracer import trace_launch
-try:                                                            # TEMPORARY until the timing engine lands
-    from mtia.engine.memory import Residency
-    from mtia.engine.timeline import KernelTiming
-    from mtia.engine.timing import run_timed
-except ImportError:
-    from types import SimpleNamespace
-
-    class Residency:
-        def __init__(self, n): ...
-        def fraction(self, a, b): return 0.0
-        def touch(self, a, b, w): ...
-
-    KernelTiming = SimpleNamespace
-
-    def run_timed(trace, spec, residency=None):
-        return SimpleNamespace(makespan_fs=10**9, requested_bytes=0, flop=0, energy_j=0.0, bound="dram")
+from mtia.engine.memory import Residency
+from mtia.engine.roof import footprints
+from mtia.engine.timeline import KernelTiming
+from mtia.engine.timing import run_timed
 from mtia.engine.trace import Trace
 from mtia.errors import MisalignedAccess
 from mtia.host_runtime import graphs, silicon
@@ -50,12 +38,13 @@ RESIDENCY_STEPS = 16        # residency of an argument in SRAM is told apart in 
 
 @dataclass(frozen=True, slots=True)
 class Touched:
-    """Bytes of one pointer argument that a launch touches, relative to the pointer."""
+    """What a launch touches through one pointer argument: address range relative to it, distinct bytes in it."""
 
     parameter: int
     first: int
     end: int
     written: bool
+    n_bytes: int
 
 
 @dataclass(slots=True)
@@ -213,27 +202,15 @@ def _shares(touched: Sequence[Touched], arguments: Sequence[Any], residency: Res
 
 
 def _touch(touched: Sequence[Touched], arguments: Sequence[Any], residency: Residency) -> None:
-    for t in touched:
-        base = arguments[t.parameter]
-        residency.touch(base + t.first, base + t.end, t.written)
+    residency.touch_together([(arguments[t.parameter] + t.first, arguments[t.parameter] + t.end, t.written, t.n_bytes)
+                              for t in touched])
 
 
 def _touched(trace: Trace, arguments: Sequence[Any]) -> tuple[Touched, ...]:
-    """The range of each pointer argument that the launch touches, reads and writes together."""
-    ranges: dict[int, list] = {}
-    for step in trace.steps:
-        a = step.access
-        if a is None or a.parameter < 0:
-            continue
-        used = np.broadcast_to(np.asarray(a.n_bytes) > 0, (trace.n_programs,))
-        if not used.any():
-            continue
-        first = int(np.broadcast_to(np.asarray(a.base), used.shape)[used].min())
-        end = int(np.broadcast_to(np.asarray(a.end), used.shape)[used].max())
-        known = ranges.setdefault(a.parameter, [first, end, False])
-        known[0], known[1], known[2] = min(known[0], first), max(known[1], end), known[2] or a.write
-    return tuple(Touched(p, first - arguments[p], end - arguments[p], written)
-                 for p, (first, end, written) in sorted(ranges.items()))
+    """What the launch touches through each pointer argument, relative to it, so that it holds for other addresses."""
+    found = footprints(trace, [s.access for s in trace.steps if s.access is not None])
+    return tuple(Touched(f.parameter, f.lo - arguments[f.parameter], f.hi - arguments[f.parameter],
+                         f.written_bytes > 0, f.n_bytes) for f in found if f.parameter >= 0)
 
 
 def _check_alignment(trace: Trace, request: Launch, spec: ChipSpec) -> None:
