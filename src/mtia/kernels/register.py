@@ -1,0 +1,28 @@
+"""Enters the kernel table with PyTorch's dispatcher under the MTIA key.
+
+Structured operators are served by their `out` overload: PyTorch's default implementations of the functional and
+in-place overloads check, promote, allocate and call it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from mtia import _C
+from mtia.kernels import convolution, copy, indexing, loss, matmul, normalise, pointwise, randoms, reduce, scan, sort
+from mtia.kernels.registry import KERNELS
+
+FAMILIES = (convolution, copy, indexing, loss, matmul, normalise, pointwise, randoms, reduce, scan, sort)
+
+_library: torch.library.Library | None = None
+
+
+def register_all() -> None:
+    global _library
+    if _library is not None:
+        return
+    library = torch.library.Library("aten", "IMPL", "MTIA")
+    for name, function in KERNELS.items():
+        library.impl(name, function)
+    _C.set_copy_kernel(copy.copy_strided)
+    _library = library
