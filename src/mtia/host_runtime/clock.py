@@ -60,6 +60,7 @@ class Clock:
         self._events: dict[int, tuple[int, tuple[int, int]]] = {}
         self._event_ids = count(1)
         self._free_enqueues = False
+        self._stand_in: dict[tuple[int, int], tuple[int, int]] = {}
 
     @property
     def spec(self) -> ChipSpec:
@@ -152,14 +153,17 @@ class Clock:
         return span
 
     @contextmanager
-    def one_enqueue(self) -> Iterator[None]:
-        """Everything submitted in the block costs the host one enqueue (a graph replay)."""
+    def replaying(self, captured: tuple[int, int], onto: tuple[int, int]) -> Iterator[None]:
+        """A graph replay: what the block submits to the (device, stream) `captured` goes to `onto`, and all of it costs the
+        host one enqueue."""
         self._enqueue(None)
         previous, self._free_enqueues = self._free_enqueues, True
+        self._stand_in[captured] = onto
         try:
             yield
         finally:
             self._free_enqueues = previous
+            del self._stand_in[captured]
 
     # --- waiting ------------------------------------------------------------------------------------------------------
 
@@ -220,7 +224,8 @@ class Clock:
         return self._devices.setdefault(index, _Device())
 
     def _stream(self, device_index: int, stream_id: int) -> _Stream:
-        return self._streams.setdefault((device_index, stream_id), _Stream())
+        key = (device_index, stream_id)
+        return self._streams.setdefault(self._stand_in.get(key, key), _Stream())
 
 
 _process_clock: Clock | None = None

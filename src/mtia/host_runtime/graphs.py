@@ -105,7 +105,7 @@ def replay(handle: int, device: int, stream: int) -> None:
     graph = _graph(handle)
     if graph.is_capturing:
         raise GraphError("replay() while capturing; call capture_end() first")
-    with clock().one_enqueue():
+    with clock().replaying((graph.device, graph.stream), (device, stream)):
         for _, launch in graph.nodes:
             launch()
 

@@ -26,8 +26,6 @@ at::Tensor tensor_over(const c10::Storage& storage, c10::DispatchKey key, const 
 }
 
 at::Tensor copied_to_device(const at::Tensor& cpu_tensor, c10::Device device) {
-  TORCH_CHECK_NOT_IMPLEMENTED(cpu_tensor.layout() == at::kStrided, "a tensor of layout ", cpu_tensor.layout(),
-                              " cannot live on mtia (strided tensors can); move its inputs to the CPU first");
   at::Tensor result = empty_strided_on(device, cpu_tensor.sizes(), cpu_tensor.strides(), cpu_tensor.scalar_type());
   if (cpu_tensor.numel() == 0) return result;
   if (cpu_tensor.is_non_overlapping_and_dense()) {
@@ -76,6 +74,8 @@ at::Tensor Aliases::to_device(const at::Tensor& cpu_tensor, c10::Device device) 
   for (const Pair& pair : pairs_) {
     if (pair.cpu.is_same(cpu_tensor)) return pair.device;
   }
+  TORCH_CHECK_NOT_IMPLEMENTED(cpu_tensor.layout() == at::kStrided, "a tensor of layout ", cpu_tensor.layout(),
+                              " cannot live on mtia (strided tensors can); move its inputs to the CPU first");
   if (cpu_tensor.has_storage()) {
     auto found = device_of_.find(cpu_tensor.storage().unsafeGetStorageImpl());
     if (found != device_of_.end()) return tensor_over(found->second, c10::DispatchKey::MTIA, cpu_tensor);

@@ -21,8 +21,13 @@ struct Hooks final : public at::MTIAHooksInterface {
   std::string showConfig() const override { return "openMTIA, simulated silicon"; }
 
   void init() const override {
-    mark_initialized();
-    call_int("initialize");
+    set_initialized(true);      // first: kernels that are registered may create tensors
+    try {
+      call_int("initialize");
+    } catch (...) {
+      set_initialized(false);
+      throw;
+    }
   }
 
   void setCurrentDevice(c10::DeviceIndex index) const override { set_current_device(index); }

@@ -109,6 +109,19 @@ at::Tensor contiguous_like(const at::Tensor& like, at::ScalarType dtype) {
 }
 
 bool has_lazy_bits(const at::Tensor& t) { return t.is_conj() || t.is_neg(); }
+bool same_lazy_bits(const at::Tensor& a, const at::Tensor& b) {
+  return a.is_conj() == b.is_conj() && a.is_neg() == b.is_neg();
+}
+
+// The tensor's bytes as they lie in memory, without the conjugate and negative bits.
+at::Tensor as_stored(const at::Tensor& t) {
+  if (!has_lazy_bits(t)) return t;
+  auto impl = t.unsafeGetTensorImpl()->shallow_copy_and_detach(c10::VariableVersion(0), false);
+  at::Tensor stored(std::move(impl));
+  stored._set_conj(false);
+  stored._set_neg(false);
+  return stored;
+}
 
 // The casting and gathering of host data is the host's (as for any accelerator); the link carries dst's bytes.
 void upload(const at::Tensor& dst, const at::Tensor& src, bool non_blocking) {
@@ -124,9 +137,12 @@ void upload(const at::Tensor& dst, const at::Tensor& src, bool non_blocking) {
 
 // The device casts and gathers, the link carries contiguous bytes in dst's type.
 void download(const at::Tensor& dst, const at::Tensor& src, bool non_blocking) {
-  if (!src.is_non_overlapping_and_dense() || src.scalar_type() != dst.scalar_type()) {
-    at::Tensor staged = contiguous_like(src, dst.scalar_type());
-    device_copy(staged, src);
+  const bool casts = src.scalar_type() != dst.scalar_type() && !has_lazy_bits(src);
+  if (!src.is_non_overlapping_and_dense() || casts) {
+    at::Tensor staged = contiguous_like(src, has_lazy_bits(src) ? src.scalar_type() : dst.scalar_type());
+    device_copy(staged, as_stored(src));
+    staged._set_conj(src.is_conj());
+    staged._set_neg(src.is_neg());
     return download(dst, staged, non_blocking);
   }
   refuse_in_capture("a copy to the CPU");
@@ -151,14 +167,15 @@ at::Tensor copy_from(const at::Tensor& self, const at::Tensor& dst, bool non_blo
   if (dst.numel() == 0) return dst;
   const at::Tensor src = self.sizes() == dst.sizes() ? self : self.expand(dst.sizes());
   const bool from_device = src.is_mtia(), to_device = dst.is_mtia();
-  if (from_device && to_device && (has_lazy_bits(src) || has_lazy_bits(dst))) {
+  if (from_device && to_device && !same_lazy_bits(src, dst)) {
     host_copy(dst, src);
   } else if (from_device && to_device) {
-    src.device() == dst.device() ? device_copy(dst, src) : peer_copy(dst, src);
+    const at::Tensor to = as_stored(dst), from = as_stored(src);
+    src.device() == dst.device() ? device_copy(to, from) : peer_copy(to, from);
   } else if (to_device) {
     upload(dst, src, non_blocking);
   } else {
-    download(dst, has_lazy_bits(src) ? src.resolve_conj().resolve_neg() : src, non_blocking);
+    download(dst, src, non_blocking);
   }
   return dst;
 }
@@ -197,6 +214,10 @@ TORCH_LIBRARY_IMPL(aten, MTIA, m) {
   m.impl("view_as_real", TORCH_FN(at::native::view_as_real));
   m.impl("view_as_complex", TORCH_FN(at::native::view_as_complex));
 }
+
+// Copies see the conjugate and negative bits themselves: torch's fallback for them would clone, and clone copies.
+TORCH_LIBRARY_IMPL(aten, Conjugate, m) { m.impl("_copy_from", torch::CppFunction::makeFallthrough()); }
+TORCH_LIBRARY_IMPL(aten, Negative, m) { m.impl("_copy_from", torch::CppFunction::makeFallthrough()); }
 
 }  // namespace
 

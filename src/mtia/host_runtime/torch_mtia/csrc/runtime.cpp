@@ -133,7 +133,7 @@ void refuse_in_capture(const char* what) {
   Py_DECREF(checked(PyObject_CallMethod(callbacks(), "refuse_in_capture", "s", what)));
 }
 
-void mark_initialized() { initialized = true; }
+void set_initialized(bool done) { initialized = done; }
 
 void ensure_initialized() {
   if (initialized.load(std::memory_order_acquire)) return;

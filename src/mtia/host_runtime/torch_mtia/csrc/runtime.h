@@ -50,6 +50,6 @@ void refuse_in_capture(const char* what);
 
 // Initialises torch.mtia (which calls the hook init() once) before the first use of a device.
 void ensure_initialized();
-void mark_initialized();
+void set_initialized(bool done);
 
 }  // namespace mtia
