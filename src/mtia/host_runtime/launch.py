@@ -197,8 +197,8 @@ def _time(request: Launch, site: Site, spec: ChipSpec, residency: Residency, tra
 
 
 def _shares(touched: Sequence[Touched], arguments: Sequence[Any], residency: Residency) -> tuple[int, ...]:
-    return tuple(round(residency.fraction(arguments[t.parameter] + t.first, arguments[t.parameter] + t.end)
-                       * RESIDENCY_STEPS) for t in touched)
+    shares = residency.fractions([(arguments[t.parameter] + t.first, arguments[t.parameter] + t.end) for t in touched])
+    return tuple(round(share * RESIDENCY_STEPS) for share in shares)
 
 
 def _touch(touched: Sequence[Touched], arguments: Sequence[Any], residency: Residency) -> None:
