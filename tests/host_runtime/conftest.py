@@ -5,7 +5,6 @@ import torch
 
 from mtia.host_runtime import fallback, silicon
 
-
 WITHOUT_DEVICE = ("test_clock", "test_autoload")
 
 

@@ -11,7 +11,7 @@ from mtia.units import fs_to_s
 
 
 def simulated_ms(call: Callable[[], Any]) -> float:
-    """Milliseconds from the first start to the last end of what `call` submits; the host's time where it submits none."""
+    """Milliseconds from the first start to the last end of what `call` submits; the host's time where it is none."""
     timer = clock()
     before_fs = timer.now_fs
     timer.host_fs = before_fs

@@ -27,7 +27,7 @@ from itertools import count
 
 from mtia.chips.spec import ChipSpec
 from mtia.host_runtime import record, silicon
-from mtia.host_runtime.record import Kind, Span, Work
+from mtia.host_runtime.record import NO_WORK, Kind, Span, Work
 from mtia.units import bytes_to_fs, fs_to_s, s_to_fs
 
 HOST_BYTES_PER_S = 38e9
@@ -49,6 +49,24 @@ class _Device:
     fabric_free_fs: int = 0
 
 
+@dataclass(slots=True, frozen=True)
+class _LaunchPath:
+    """`spec.launch` in femtoseconds."""
+
+    spec: ChipSpec
+    host_fs: int
+    control_fs: int
+    start_fs: int
+    replace_fs: int
+    finish_fs: int
+
+    @classmethod
+    def of(cls, spec: ChipSpec) -> _LaunchPath:
+        launch = spec.launch
+        figures = (launch.host_s, launch.control_s, launch.start_s, launch.replace_s, launch.finish_s)
+        return cls(spec, *(s_to_fs(figure) for figure in figures))
+
+
 class Clock:
     """Simulated time of one process. `spec()` gives the chip in force."""
 
@@ -61,10 +79,18 @@ class Clock:
         self._event_ids = count(1)
         self._free_enqueues = False
         self._stand_in: dict[tuple[int, int], tuple[int, int]] = {}
+        self._known_path: _LaunchPath | None = None
 
     @property
     def spec(self) -> ChipSpec:
         return self._fixed_spec if self._fixed_spec is not None else silicon.chip()
+
+    @property
+    def _path(self) -> _LaunchPath:
+        spec = self.spec
+        if self._known_path is None or self._known_path.spec is not spec:
+            self._known_path = _LaunchPath.of(spec)
+        return self._known_path
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
@@ -72,17 +98,17 @@ class Clock:
                host_cost_fs: int | None = None, record: Work | None = None) -> Span:
         """Submit one kernel. `host_cost_fs` None: the spec's host_s. `record`: what it did, for reports."""
         device, stream = self._device(device_index), self._stream(device_index, stream_id)
-        launch = self.spec.launch
+        path = self._path
         self._enqueue(host_cost_fs)
         submit_fs = self.host_fs
-        control_fs = max(submit_fs, device.control_free_fs) + s_to_fs(launch.control_s)
+        control_fs = max(submit_fs, device.control_free_fs) + path.control_fs
         device.control_free_fs = control_fs
-        start_fs = max(control_fs + s_to_fs(launch.start_s), stream.ready_fs)
+        start_fs = max(control_fs + path.start_fs, stream.ready_fs)
         if device.grid_free_fs is not None:
-            start_fs = max(start_fs, device.grid_free_fs + s_to_fs(launch.replace_s))
+            start_fs = max(start_fs, device.grid_free_fs + path.replace_fs)
         end_fs = start_fs + device_duration_fs
         device.grid_free_fs = end_fs
-        self._extend(stream, end_fs, s_to_fs(launch.finish_s))
+        self._extend(stream, end_fs, path.finish_fs)
         return self._span(name, kind, device_index, stream_id, submit_fs, start_fs, end_fs, record)
 
     def transfer(self, device_index: int, stream_id: int, n_bytes: int, *, upload: bool, host_waits: bool) -> Span:
@@ -113,7 +139,7 @@ class Clock:
         return span
 
     def host_fallback(self, device_index: int, stream_id: int, name: str, n_bytes_in: int, n_bytes_out: int) -> Span:
-        """An op the host computes: wait for the stream, bytes down, host work, bytes up. The host is busy throughout."""
+        """An op the host computes: wait for the stream, bytes down, host work, bytes up; the host is busy all along."""
         link = self.spec.host_link
         self.synchronize_stream(device_index, stream_id)
         start_fs = self.host_fs
@@ -122,7 +148,8 @@ class Clock:
         self.host_fs += trips * s_to_fs(link.latency_s) + bytes_to_fs(moved, link.bytes_per_s)
         self.host_fs += bytes_to_fs(moved, HOST_BYTES_PER_S)
         self._extend(self._stream(device_index, stream_id), self.host_fs, 0)
-        return self._span(name, Kind.HOST, device_index, stream_id, start_fs, start_fs, self.host_fs, Work(n_bytes=moved))
+        work = Work(n_bytes=moved)
+        return self._span(name, Kind.HOST, device_index, stream_id, start_fs, start_fs, self.host_fs, work)
 
     def _copy(self, name: str, device_index: int, stream_id: int, free_fs: int, duration_fs: int,
               n_bytes: int) -> Span:
@@ -135,9 +162,8 @@ class Clock:
         return self._span(name, Kind.COPY, device_index, stream_id, submit_fs, start_fs, start_fs + duration_fs, work)
 
     def _enqueue(self, host_cost_fs: int | None) -> None:
-        cost_fs = s_to_fs(self.spec.launch.host_s) if host_cost_fs is None else host_cost_fs
         if not self._free_enqueues:
-            self.host_fs += cost_fs
+            self.host_fs += self._path.host_fs if host_cost_fs is None else host_cost_fs
 
     @staticmethod
     def _extend(stream: _Stream, end_fs: int, report_fs: int) -> None:
@@ -146,16 +172,16 @@ class Clock:
 
     def _span(self, name: str, kind: Kind | str, device_index: int, stream_id: int, submit_fs: int, start_fs: int,
               end_fs: int, work: Work | None) -> Span:
-        span = Span(name=name, kind=Kind(kind), device=device_index, stream=stream_id, submit_fs=submit_fs,
-                    start_fs=start_fs, end_fs=end_fs, work=work if work is not None else Work())
+        work = work if work is not None else NO_WORK
+        span = Span(name, Kind(kind), device_index, stream_id, submit_fs, start_fs, end_fs, work)
         if record.is_recording():
             record.add(span)
         return span
 
     @contextmanager
     def replaying(self, captured: tuple[int, int], onto: tuple[int, int]) -> Iterator[None]:
-        """A graph replay: what the block submits to the (device, stream) `captured` goes to `onto`, and all of it costs the
-        host one enqueue."""
+        """A graph replay: what the block submits to the (device, stream) `captured` goes to `onto`, and all of it costs
+        the host one enqueue."""
         self._enqueue(None)
         previous, self._free_enqueues = self._free_enqueues, True
         self._stand_in[captured] = onto
@@ -180,7 +206,7 @@ class Clock:
         return self._stream(device_index, stream_id).reported_fs <= self.host_fs
 
     def _poll(self) -> None:
-        self.host_fs += max(1, s_to_fs(self.spec.launch.host_s))
+        self.host_fs += max(1, self._path.host_fs)
 
     # --- events -------------------------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """Graphs: launches recorded on a stream and submitted again, with one enqueue by the host.
 
-While a stream captures, launches are recorded and not run: `launch.py` asks `capturing(device, stream)` and, where there
-is a graph, hands it a callable that does the launch. Memory allocated during capture belongs to the graph's pool and keeps
-its addresses until the pool is released.
+While a stream captures, launches are recorded and not run: `launch.py` asks `capturing(device, stream)` and, where
+there is a graph, hands it a callable that does the launch. Memory allocated during capture belongs to the graph's pool
+and keeps its addresses until the pool is released.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from mtia.units import fs_to_s
 
@@ -37,8 +37,10 @@ class Work:
     bound: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+NO_WORK = Work()
+
+
+class Span(NamedTuple):
     """One piece of work on the simulated clock. `submit_fs`: when the host had handed it over."""
 
     name: str
@@ -48,7 +50,7 @@ class Span:
     submit_fs: int
     start_fs: int
     end_fs: int
-    work: Work = field(default_factory=Work)
+    work: Work = NO_WORK
 
     @property
     def duration_fs(self) -> int:
@@ -140,4 +142,4 @@ def add(span: Span) -> None:
         log.spans.append(span)
 
 
-__all__ = ["Kind", "Line", "Session", "Span", "Work", "add", "is_recording", "session"]
+__all__ = ["NO_WORK", "Kind", "Line", "Session", "Span", "Work", "add", "is_recording", "session"]

@@ -28,8 +28,8 @@ class ChipTooSmall(MtiaError):
 
     def __init__(self, chip: str, *, device: str, live_bytes: int, capacity_bytes: int) -> None:
         super().__init__(
-            f"{chip} has {format_capacity(capacity_bytes)} of device memory, but {format_capacity(live_bytes)} are live "
-            f"on {device}. Free tensors first, or choose a chip with more."
+            f"{chip} has {format_capacity(capacity_bytes)} of device memory, but {format_capacity(live_bytes)} are "
+            f"live on {device}. Free tensors first, or choose a chip with more."
         )
         self.chip, self.device, self.live_bytes, self.capacity_bytes = chip, device, live_bytes, capacity_bytes
 

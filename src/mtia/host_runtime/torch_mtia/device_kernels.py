@@ -18,7 +18,7 @@ def register() -> None:
 
 
 def copy(dst: torch.Tensor, src: torch.Tensor) -> None:
-    """dst[...] = src on one device. Complex pairs of one dtype are copied as their real parts; casts to and from complex
+    """dst[...] = src on one device. Complex pairs of one dtype are copied as pairs of reals; casts to and from complex
     go by the host, counted."""
     from mtia.kernels.copy import copy_strided
 

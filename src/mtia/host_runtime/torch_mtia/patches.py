@@ -57,7 +57,7 @@ def _flex_decoding(module: ModuleType) -> None:
     """Flex decoding asks torch.cuda how many processors there are, whatever the device."""
     original = module.get_split_k
 
-    def get_split_k(B: int, H: int, Mk: int) -> int:  # noqa: N803
+    def get_split_k(B: int, H: int, Mk: int) -> int:
         import torch
 
         if torch.cuda.is_available() or not torch.mtia.is_available():
