@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class Kernel:
         self.n_values += 1
         return Value(self.n_values, f"v{self.n_values}", TileType(element, shape))
 
-    def make(self, cls: type[c.Command], operands: tuple = (), result: Value | None = None, **fields: object):
+    def make(self, cls: type[c.Command], operands: tuple = (), result: Value | None = None, **fields: Any):
         command = cls(index=self.n_commands, operands=operands, results=() if result is None else (result,), **fields)
         self.n_commands += 1
         return command
