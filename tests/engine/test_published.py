@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import traces as T
+import traces
 
 from mtia.chips import ChipSpec, load
 from mtia.engine.memory import Residency
@@ -22,7 +22,7 @@ def repeated(trace: Trace, spec: ChipSpec) -> KernelTiming:
 
 
 def test_mtia200_gemm_2048_reaches_92_percent_of_peak():
-    timing = repeated(T.matmul(2048, 2048, 2048, 128, 128, 128), load("mtia200"))
+    timing = repeated(traces.matmul(2048, 2048, 2048, 128, 128, 128), load("mtia200"))
     share = timing.flop / fs_to_s(timing.makespan_fs) / 177e12
     print(f"2048^3 FP16 on MTIA 200: {100 * share:.1f} % of 177 TF/s; published > 92 %")
     assert 0.90 < share < 1.0
@@ -30,7 +30,7 @@ def test_mtia200_gemm_2048_reaches_92_percent_of_peak():
 
 def test_mtia200_fc_streams_its_weights_at_dram_speed():
     """FC 512 x 26592 x 2048: 109 MB of weights from LPDDR5; published > 95 % of 204.8 GB/s."""
-    timing = run_timed(T.matmul(512, 2048, 26624, 512, 64, 64), load("mtia200"))
+    timing = run_timed(traces.matmul(512, 2048, 26624, 512, 64, 64), load("mtia200"))
     share = 26592 * 2048 * 2 / fs_to_s(timing.makespan_fs) / 204.8e9
     print(f"FC 512x26592x2048 on MTIA 200: {100 * share:.1f} % of 204.8 GB/s; published > 95 %")
     assert 0.90 < share < 1.0
@@ -39,7 +39,7 @@ def test_mtia200_fc_streams_its_weights_at_dram_speed():
 @pytest.mark.parametrize("log2, published", [(26, 4160e9), (28, 5190e9), (30, 5570e9)])
 def test_mtia300_bfloat16_add(log2: int, published: float):
     """6 bytes an element over device time and the fixed 16 us of a launch (facts 11.10)."""
-    timing = repeated(T.elementwise(1 << log2, 8192), load("mtia300"))
+    timing = repeated(traces.elementwise(1 << log2, 8192), load("mtia300"))
     rate = 6 * (1 << log2) / (fs_to_s(timing.makespan_fs) + 16e-6)
     print(f"BF16 add of 2^{log2} on MTIA 300: {rate / 1e9:.0f} GB/s; published {published / 1e9:.0f}")
     assert rate == pytest.approx(published, rel=0.15)
@@ -57,7 +57,7 @@ def test_mtia100_fully_connected_from_sram(dtype: str, m: int, k: int, published
     spec = load("mtia100")
     element = Element.I8 if dtype == "int8" else Element.F16
     tilings = ((64, 128, 64), (128, 64, 128))
-    best = min(repeated(T.matmul(m, k, k, *tiling, element), spec).makespan_fs for tiling in tilings)
+    best = min(repeated(traces.matmul(m, k, k, *tiling, element), spec).makespan_fs for tiling in tilings)
     time_s = fs_to_s(best) + spec.launch.control_s + spec.launch.start_s + spec.launch.finish_s
     rate = 2 * m * k * k / time_s / 1e12
     print(f"FC {dtype} {m}x{k}x{k} on MTIA 100: {rate:.1f} T/s; published {published}")

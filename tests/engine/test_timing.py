@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-import traces as T
+import traces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -37,13 +37,13 @@ def warm(trace: Trace, spec: ChipSpec) -> Residency:
 
 
 KERNELS = {
-    "add": lambda: T.elementwise(1 << 16, 1024),
-    "one program": lambda: T.elementwise(1024, 1024),
-    "exp": lambda: T.elementwise(1 << 18, 4096, Element.F32, inputs=1, ops=("exp", "mulf", "exp")),
-    "matmul": lambda: T.matmul(512, 512, 512, 64, 64, 64),
-    "uneven": lambda: T.matmul(576, 256, 320, 64, 64, 64, Element.BF16),
-    "fc": lambda: T.weight_stationary(256, 512, 1024, 32, 32, Element.F16, splits=2),
-    "chain": lambda: T.chain(20, 1024, slots=2),
+    "add": lambda: traces.elementwise(1 << 16, 1024),
+    "one program": lambda: traces.elementwise(1024, 1024),
+    "exp": lambda: traces.elementwise(1 << 18, 4096, Element.F32, inputs=1, ops=("exp", "mulf", "exp")),
+    "matmul": lambda: traces.matmul(512, 512, 512, 64, 64, 64),
+    "uneven": lambda: traces.matmul(576, 256, 320, 64, 64, 64, Element.BF16),
+    "fc": lambda: traces.weight_stationary(256, 512, 1024, 32, 32, Element.F16, splits=2),
+    "chain": lambda: traces.chain(20, 1024, slots=2),
 }
 kernels = pytest.mark.parametrize("kernel", KERNELS)
 
@@ -61,7 +61,7 @@ def test_two_slots_hide_the_load():
     load_cycles, work_cycles = 256, 257
 
     def cycles(slots: int) -> float:
-        trace = T.chain(3, 8192, slots=slots)
+        trace = traces.chain(3, 8192, slots=slots)
         return run_timed(trace, spec, warm(trace, spec)).makespan_fs * 1e9 / FS_PER_S
 
     assert cycles(1) == pytest.approx(3 * (load_cycles + work_cycles), rel=0.02)
@@ -70,14 +70,14 @@ def test_two_slots_hide_the_load():
 
 def test_a_matmul_takes_its_macs_over_the_rate():
     spec = quick("mtia200")
-    trace = T.matmul(64, 4096, 64, 64, 128, 64)
+    trace = traces.matmul(64, 4096, 64, 64, 128, 64)
     busy = run_timed(trace, spec, warm(trace, spec)).busy_fs["dpe"] * spec.grid.n_pes * spec.clock_hz / FS_PER_S
     assert busy == pytest.approx(64 * 64 * 4096 / 1024 + 32 * spec.pe.dpe.fill_cycles, rel=1e-6)
 
 
 def test_a_dram_bound_add_runs_at_dram_speed():
     spec = load("mtia300")
-    timing = run_timed(T.elementwise(1 << 26, 8192), spec)
+    timing = run_timed(traces.elementwise(1 << 26, 8192), spec)
     assert timing.bound in ("dram", "latency")
     assert timing.dram_read_bytes == pytest.approx(2 * 2 * (1 << 26), rel=1e-3)
     rate = timing.dram_read_bytes / timing.makespan_fs * FS_PER_S
@@ -85,7 +85,7 @@ def test_a_dram_bound_add_runs_at_dram_speed():
 
 
 def test_resident_tensors_need_no_dram():
-    trace, spec = T.matmul(512, 512, 512, 64, 64, 64), load("mtia200")
+    trace, spec = traces.matmul(512, 512, 512, 64, 64, 64), load("mtia200")
     cold, hot = run_timed(trace, spec), run_timed(trace, spec, warm(trace, spec))
     assert cold.dram_read_bytes == 2 * 512 * 512 * 2
     assert hot.dram_bytes == 0
@@ -93,7 +93,7 @@ def test_resident_tensors_need_no_dram():
 
 
 def test_multicast_merges_the_reads_of_a_row():
-    trace, spec = T.matmul(1024, 512, 1024, 128, 64, 128), load("mtia200")
+    trace, spec = traces.matmul(1024, 512, 1024, 128, 64, 128), load("mtia200")
     merged = run_timed(trace, spec)
     alone = run_timed(trace, spec.vary({"noc.multicast": False}))
     assert merged.merged_bytes > 0.8 * (merged.requested_bytes - 1024 * 1024 * 2)
@@ -102,19 +102,19 @@ def test_multicast_merges_the_reads_of_a_row():
 
 
 def test_dirty_blocks_pushed_out_are_written_back():
-    trace, spec = T.elementwise(1 << 24, 8192), load("mtia300").vary({"sram.capacity_bytes": 1 << 20})
+    trace, spec = traces.elementwise(1 << 24, 8192), load("mtia300").vary({"sram.capacity_bytes": 1 << 20})
     timing = run_timed(trace, spec)
     assert timing.dram_write_bytes == pytest.approx(2 * (1 << 24), rel=0.05)
 
 
 def test_float32_dot_products_take_the_vector_cores_where_the_engine_has_none():
-    timing = run_timed(T.matmul(256, 256, 256, 64, 64, 64, Element.F32), load("mtia200"))
+    timing = run_timed(traces.matmul(256, 256, 256, 64, 64, 64, Element.F32), load("mtia200"))
     assert timing.bound == "vector" and timing.busy_fs["dpe"] == 0
     assert timing.flop == 2 * 256**3
 
 
 def test_an_empty_launch_takes_no_time():
-    trace = T.elementwise(1024, 1024)
+    trace = traces.elementwise(1024, 1024)
     trace.steps = []
     assert run_timed(trace, load("mtia200")).makespan_fs == 0
 
@@ -194,7 +194,7 @@ def test_a_faster_part_is_never_slower(kernel: str, key: str, chip: str):
 def test_skipped_waves_agree_with_the_full_simulation(n: int, block: int, capacity: int | None,
                                                       monkeypatch: pytest.MonkeyPatch):
     spec = load("mtia300") if capacity is None else load("mtia300").vary({"sram.capacity_bytes": capacity})
-    trace = T.elementwise(n, block)
+    trace = traces.elementwise(n, block)
     skipped = run_timed(trace, spec)
     monkeypatch.setattr(timing, "MIN_WAVES_TO_SKIP", 1 << 40)
     full = run_timed(trace, spec)
@@ -208,7 +208,7 @@ def test_skipped_waves_agree_with_the_full_simulation(n: int, block: int, capaci
 # --- energy, report ---------------------------------------------------------------------------------------------------
 
 def test_energy_adds_up_and_a_low_tdp_slows_the_chip():
-    trace, spec = T.matmul(1024, 1024, 1024, 128, 64, 128), load("mtia200")
+    trace, spec = traces.matmul(1024, 1024, 1024, 128, 64, 128), load("mtia200")
     timing = run_timed(trace, spec)
     assert timing.energy_j == pytest.approx(sum(timing.energy_parts_j.values()))
     assert spec.power.idle_w < timing.power_w <= spec.power.tdp_w and timing.throttle_frac == 1.0
@@ -219,12 +219,12 @@ def test_energy_adds_up_and_a_low_tdp_slows_the_chip():
 
 
 def test_names_the_assumed_figures_it_rests_on():
-    assumed = run_timed(T.elementwise(1 << 16, 1024), load("mtia200")).assumed
+    assumed = run_timed(traces.elementwise(1 << 16, 1024), load("mtia200")).assumed
     assert "noc.latency_s" in assumed and not any(key.startswith("pe.dpe") for key in assumed)
 
 
 def test_chrome_trace_has_a_row_per_engine():
-    trace = run_timed(T.elementwise(2048, 1024), load("mtia200")).to_chrome_trace()
+    trace = run_timed(traces.elementwise(2048, 1024), load("mtia200")).to_chrome_trace()
     rows = {e["args"]["name"] for e in trace["traceEvents"] if e["name"] == "thread_name"}
     assert {Unit.DMA_IN.value, Unit.DMA_OUT.value} <= rows
     assert all(e["dur"] >= 0 for e in trace["traceEvents"] if e["ph"] == "X")

@@ -18,7 +18,11 @@ from mtia.program.commands import Command, Unit
 from mtia.program.types import Element, TileType
 
 # Arithmetic that an ALU does in one pass; every other element-wise function goes through tables.
-ALU_OPS = frozenset(["addf", "subf", "mulf", "negf", "absf", "maximumf", "minimumf", "maxnumf", "minnumf", "fma", "clampf", "clampf_nan", "select", "cmpf", "floor", "ceil", "addi", "subi", "muli", "andi", "ori", "xori", "shli", "shrsi", "shrui", "maxsi", "minsi", "maxui", "minui", "cmpi", "absi", "mulhiui", "addptr", "trunc"])
+ALU_OPS = frozenset((
+    "addf", "subf", "mulf", "negf", "absf", "maximumf", "minimumf", "maxnumf", "minnumf", "fma", "clampf",
+    "clampf_nan", "select", "cmpf", "floor", "ceil", "trunc", "addi", "subi", "muli", "andi", "ori", "xori", "shli",
+    "shrsi", "shrui", "maxsi", "minsi", "maxui", "minui", "cmpi", "absi", "mulhiui", "addptr",
+))  # fmt: skip
 SPLIT_PASSES = {"bf16x3": ("bf16", 3), "bf16x6": ("bf16", 6), "tf32x3": ("tf32", 3)}
 
 _DTYPES = {Element.I1: "int8", Element.I8: "int8", Element.F8E4M3: "fp8", Element.F8E5M2: "fp8", Element.F16: "fp16",

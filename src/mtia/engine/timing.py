@@ -73,7 +73,8 @@ _I32, _I64, _F64, _P = ctypes.c_int32, ctypes.c_int64, ctypes.c_double, ctypes.c
 class _CAccess(ctypes.Structure):
     _fields_ = (*((n, _P) for n in ("base", "end", "bytes", "runs")),
                 *((n, _I32) for n in ("base_step", "end_step", "bytes_step", "runs_step")), ("run_bytes", _I64),
-                *((n, _I32) for n in ("write", "atomic", "indexed", "use_dma_runs", "once", "unused")), ("unique_frac", _F64))
+                *((n, _I32) for n in ("write", "atomic", "indexed", "use_dma_runs", "once", "unused")),
+                ("unique_frac", _F64))
 
 
 class _CSegment(ctypes.Structure):
@@ -215,7 +216,8 @@ class _Call:
     def timeline(self, trace: Trace, schedule: Schedule) -> Timeline:
         """Keeps what the spans' names need, not the trace."""
         commands = trace.program.commands
-        names = [(UNITS[n.unit], _label(commands[n.first_command].mnemonic, n), n.first_command) for n in schedule.nodes]
+        names = [(UNITS[n.unit], _label(commands[n.first_command].mnemonic, n), n.first_command)
+                 for n in schedule.nodes]
         raw = self.spans[:self.result.n_spans].copy()
         complete = trace.n_programs * len(schedule.nodes) <= MAX_SPANS
         return Timeline(lambda: (_span(names[node], pe, program, start, end)
