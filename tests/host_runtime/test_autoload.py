@@ -47,6 +47,23 @@ def test_device_count_comes_from_the_environment():
     assert python(code, MTIA_DEVICE_COUNT="3").stdout == "3 mtia:2\n"
 
 
+def test_two_devices_copy_between_each_other_and_keep_their_own_memory():
+    code = """
+import torch, mtia
+x = torch.arange(6.0, device="mtia:0").reshape(2, 3)
+y = x.t().to("mtia:1", torch.float64)
+assert y.device.index == 1 and torch.equal(y.cpu(), x.cpu().t().double())
+assert torch.mtia.memory_allocated(1) == 512
+with torch.mtia.device(1):
+    assert torch.empty(1, device="mtia").device.index == 1
+with mtia.session() as log:
+    torch.empty(1000, device="mtia:1").copy_(torch.empty(1000, device="mtia:0"))
+print([s.name for s in log.spans if s.device == 1])
+"""
+    done = python(code, MTIA_DEVICE_COUNT="2")
+    assert done.stdout == "['peer copy']\n", done.stderr
+
+
 def test_a_bad_setting_warns_and_torch_still_imports():
     done = python("import torch; print(torch.ones(1), torch.mtia.is_available())", MTIA_DEVICE_COUNT="many")
     assert done.returncode == 0

@@ -77,9 +77,9 @@ def test_resize_set_and_storage():
     x = torch.arange(4.0, device=DEVICE)
     x.resize_(8)
     assert x.shape == (8,) and torch.equal(x[:4].cpu(), torch.arange(4.0))
-    empty = torch.empty(0, device=DEVICE).set_(x)
+    empty = torch.empty(0, device=DEVICE).set_(x)  # type: ignore[arg-type]
     assert empty.data_ptr() == x.data_ptr()
-    assert torch.empty(3, device=DEVICE).set_().numel() == 0
+    assert torch.empty(3, device=DEVICE).set_().numel() == 0  # type: ignore[call-overload]
     x.untyped_storage().resize_(0)
     assert x.untyped_storage().nbytes() == 0
 
@@ -90,7 +90,7 @@ def test_out_argument_is_resized():
     assert torch.equal(out.cpu(), torch.full((3,), 2.0))
 
 
-def small_model() -> nn.Module:
+def small_model() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv1d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(24, 8), nn.LayerNorm(8), nn.Linear(8, 2))
 
@@ -104,6 +104,7 @@ def test_autograd_matches_the_cpu():
     loss_moved.backward()
     torch.testing.assert_close(loss_moved.cpu(), loss)
     for a, b in zip(moved.parameters(), model.parameters(), strict=True):
+        assert a.grad is not None
         torch.testing.assert_close(a.grad.cpu(), b.grad)
 
 
@@ -111,9 +112,9 @@ def test_state_dict_moves_between_devices():
     model = small_model().to(DEVICE)
     other = small_model()
     with torch.no_grad():
-        other[0].weight.zero_()
+        next(other.parameters()).zero_()
     other.load_state_dict(model.state_dict())
-    assert torch.equal(other[0].weight, model[0].weight.cpu())
+    assert torch.equal(next(other.parameters()), next(model.parameters()).cpu())
     assert next(copy.deepcopy(model).parameters()).device.type == DEVICE
 
 

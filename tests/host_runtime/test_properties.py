@@ -1,6 +1,7 @@
 """What torch and Inductor read about the chip, and the patches of stock PyTorch."""
 
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ def test_attributes_and_keys_agree_on_every_generation(name):
 
 
 def test_properties_through_torch():
-    p = torch.mtia.get_device_properties()
+    p: Any = torch.mtia.get_device_properties()
     assert p.name == mtia.chip().title
     assert torch.mtia.get_device_capability() == (mtia.chip().info.generation, 0)
     assert pickle.loads(pickle.dumps(p)) == p
@@ -30,7 +31,8 @@ def test_properties_through_torch():
 
 
 def test_inductor_allocates_through_the_patched_function():
-    x = torch._C._dynamo.guards._empty_strided_mtia((3, 4), (4, 1), torch.bfloat16)
+    guards: Any = torch._C._dynamo.guards  # type: ignore[attr-defined]
+    x = guards._empty_strided_mtia((3, 4), (4, 1), torch.bfloat16)
     assert (x.device.type, x.shape, x.stride(), x.dtype) == ("mtia", (3, 4), (4, 1), torch.bfloat16)
 
 

@@ -31,7 +31,7 @@ def _empty_strided() -> None:
     def empty_strided_mtia(size: Sequence[int], stride: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         return torch.empty_strided(size, stride, dtype=dtype, device="mtia")
 
-    torch._C._dynamo.guards._empty_strided_mtia = empty_strided_mtia
+    torch._C._dynamo.guards._empty_strided_mtia = empty_strided_mtia  # type: ignore[attr-defined]
 
 
 def _device_interface(module: ModuleType) -> None:
@@ -62,7 +62,7 @@ def _flex_decoding(module: ModuleType) -> None:
 
         if torch.cuda.is_available() or not torch.mtia.is_available():
             return original(B, H, Mk)
-        n_processors = torch.mtia.get_device_properties().multi_processor_count
+        n_processors = torch.mtia.get_device_properties()["multi_processor_count"]
         return max(n_processors // max(B * H, 1) * 2, 1)
 
     module.get_split_k = get_split_k  # type: ignore[attr-defined]
