@@ -113,6 +113,31 @@ def test_float32_dot_products_take_the_vector_cores_where_the_engine_has_none():
     assert timing.flop == 2 * 256**3
 
 
+def lookups(rows: int, row_bytes: int, table_rows: int = 10_000_000) -> Trace:
+    """64 programs that each pick `rows` rows by index from one table, all different, and store nothing."""
+    trace = traces.elementwise(64 * rows * row_bytes, rows * row_bytes, Element.I8, inputs=1)
+    trace.steps = [trace.steps[0]]
+    access = trace.steps[0].access
+    assert access is not None
+    access.base, access.end, access.indexed, access.runs = 0, table_rows * row_bytes, True, rows
+    access.unique_bytes = 64 * rows * row_bytes
+    return trace
+
+
+def test_rows_picked_by_index_pay_for_dram_pages():
+    spec = load("mtia100").vary({"pe.dma.indexed": True})
+    short, page = (run_timed(lookups(512, n), spec) for n in (spec.dram.page_bytes // 4, spec.dram.page_bytes))
+    assert short.dram_read_bytes == page.dram_read_bytes == 4 * short.requested_bytes == page.requested_bytes
+
+
+def test_without_indexed_dma_the_core_issues_one_command_a_row():
+    spec = load("mtia100")
+    timing = run_timed(lookups(512, 64), spec.vary({"dram.bytes_per_s": 1e13, "sram.bytes_per_s": 1e13}))
+    issue_s = 512 * spec.pe.cores.dma_issue_cycles / spec.clock_hz
+    assert timing.bound == "core"
+    assert timing.critical_fs["core"] == pytest.approx(issue_s * FS_PER_S, rel=0.01)
+
+
 def test_an_empty_launch_takes_no_time():
     trace = traces.elementwise(1024, 1024)
     trace.steps = []
