@@ -157,6 +157,7 @@ def torch_recipe() -> Recipe:
     include = sysconfig.get_paths()["include"]
     if not os.path.exists(os.path.join(include, "Python.h")):
         sys.exit(NO_PYTHON_HEADERS.format(include=include))
+    os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"  # torch is wanted for its headers: keep our own device out
     try:
         import torch
         from torch.utils import cpp_extension

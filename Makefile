@@ -1,0 +1,38 @@
+# Each target does its own set-up, says what it does, and is quick the second time.
+#   make demo    a language model answers on the simulated chip, then a table over six generations
+#   make test    the tests
+#   make check   format, lint, types, tests
+#   make bench   how fast the simulator is
+PY := .venv/bin/python
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+PYTEST_ARGS ?=
+
+.PHONY: setup demo test check bench format clean
+
+setup:
+	@scripts/setup.sh run
+
+demo: setup
+	@.venv/bin/mtia demo $(DEMO_ARGS)
+
+test:
+	@scripts/setup.sh run test
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+check:
+	@scripts/setup.sh run dev
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/pyright
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+bench: setup
+	@$(PY) benchmarks/run.py $(BENCH_ARGS)
+
+format:
+	@scripts/setup.sh run dev
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+clean:
+	rm -rf build out dist src/*.egg-info src/mtia/*.so .pytest_cache .ruff_cache .hypothesis
