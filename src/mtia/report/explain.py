@@ -112,7 +112,8 @@ def page(kernel: Explained, *, width: int = 100, program: bool = True) -> Group:
     if program:
         parts += [Text("\nThe program of one instance", style="bold"), Text(str(kernel.program))]
     parts += [Text("\nWhere the time goes", style="bold"), critical_table(kernel)]
-    parts += [Text(f"{busy(kernel)}\n{traffic(kernel)}"), Text("\nThe engines of one PE", style="bold"), Text(gantt(kernel, width))]
+    parts.append(Text(f"{busy(kernel)}\n{traffic(kernel)}"))
+    parts += [Text("\nThe engines of one PE", style="bold"), Text(gantt(kernel, width))]
     parts += [Text("\nBy command, on that PE", style="bold"), command_table(kernel)]
     if kernel.timing.assumed:
         parts.append(Text(f"\nRests on assumed figures: {', '.join(kernel.timing.assumed)}", style="dim"))
