@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-import tutorial_kernels as kernels
 
 import mtia
 from mtia import knobs
+
+from . import tutorial_kernels as kernels
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
