@@ -53,10 +53,10 @@ def fold_operation(n: int) -> Operation:
 
     def body(k: Emitter) -> list[str]:
         lines = [*_coordinates(2 + n), "total = tl.zeros(mask.shape, tl.float32)",
-                 "base = (c0 * channels + c1) * taps", "for tap in range(0, taps):", "    rest = tap"]
+                 "base = (c0 * channels + c1) * taps", "for tap in range(0, taps):", "    left = tap.to(tl.int64)"]
         offset, inside = "0", ["mask"]
         for d in range(n - 1, -1, -1):
-            lines += [f"    q{d} = c{2 + d} + pad{d} - (rest % kernel{d}) * dilation{d}", f"    rest = rest // kernel{d}"]
+            lines += [f"    q{d} = c{2 + d} + pad{d} - (left % kernel{d}) * dilation{d}", f"    left = left // kernel{d}"]
         for d in range(n):
             inside.append(f"(q{d} >= 0) & (q{d} % step{d} == 0) & (q{d} // step{d} < n_out{d})")
             offset = f"({offset}) * n_out{d} + q{d} // step{d}"

@@ -17,7 +17,7 @@ from mtia.kernels.elementwise import Operation, define, launch
 from mtia.kernels.iteration import ceil_div
 from mtia.kernels.reduce import reduce
 from mtia.kernels.registry import aten
-from mtia.kernels.tiling import Tiling, choose_tiling
+from mtia.kernels.tiling import Tiling, band_rows, choose_tiling
 
 _INTEGERS = ["M", "N", "K", "x_b", "x_m", "x_k", "y_b", "y_k", "y_n", "c_b", "c_m", "c_n", "o_b", "o_m", "o_n"]
 
@@ -25,13 +25,22 @@ _INTEGERS = ["M", "N", "K", "x_b", "x_m", "x_k", "y_b", "y_k", "y_n", "c_b", "c_
 @triton.jit(do_not_specialize=_INTEGERS)
 def mtia_matmul(x_ptr, y_ptr, c_ptr, out_ptr, alpha, beta, M, N, K, x_b, x_m, x_k, y_b, y_k, y_n, c_b, c_m, c_n,
                 o_b, o_m, o_n, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ACC: tl.constexpr,
-                EVEN_K: tl.constexpr, SCALED: tl.constexpr, HAS_C: tl.constexpr, INDEX: tl.constexpr):
-    """One BM x BN tile of one matrix of the batch; K in steps of BK, accumulated in ACC."""
+                GROUP: tl.constexpr, EVEN_K: tl.constexpr, SCALED: tl.constexpr, HAS_C: tl.constexpr,
+                INDEX: tl.constexpr):
+    """One BM x BN tile of one matrix of the batch; K in steps of BK, accumulated in ACC.
+
+    Tiles are walked in bands of GROUP rows, down a band's columns: neighbours share a strip of y, and a strip of either
+    operand is read while a band needs it, not once a row of tiles.
+    """
+    tiles_m = tl.cdiv(M, BM)
     tiles_n = tl.cdiv(N, BN)
     tile = tl.program_id(0)
     batch = tl.program_id(1).to(INDEX)
-    rows = ((tile // tiles_n) * BM + tl.arange(0, BM)).to(INDEX)
-    columns = ((tile % tiles_n) * BN + tl.arange(0, BN)).to(INDEX)
+    band = tile // (GROUP * tiles_n) * GROUP
+    band_rows = min(tiles_m - band, GROUP)
+    within = tile % (GROUP * tiles_n)
+    rows = ((band + within % band_rows) * BM + tl.arange(0, BM)).to(INDEX)
+    columns = ((within // band_rows) * BN + tl.arange(0, BN)).to(INDEX)
     depth = tl.arange(0, BK).to(INDEX)
     row_mask = rows < M
     column_mask = columns < N
@@ -94,7 +103,7 @@ def _arguments(x: torch.Tensor, y: torch.Tensor, c: torch.Tensor | None, out: to
 
 
 def _blocks(t: Tiling, K: int) -> dict[str, Any]:
-    return dict(BM=t.m, BN=t.n, BK=t.k, EVEN_K=K % t.k == 0)
+    return dict(BM=t.m, BN=t.n, BK=t.k, GROUP=band_rows(), EVEN_K=K % t.k == 0)
 
 
 def _grid(B: int, M: int, N: int, t: Tiling) -> tuple[int, int]:

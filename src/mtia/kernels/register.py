@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 
 from mtia import _C
-from mtia.kernels import convolution, copy, indexing, loss, matmul, normalise, pointwise, randoms, reduce, scan, sort
+from mtia.kernels import convolution, copy, derived, indexing, loss, matmul, normalise, pointwise, randoms, reduce, scan, sort
 from mtia.kernels.registry import KERNELS
 
-FAMILIES = (convolution, copy, indexing, loss, matmul, normalise, pointwise, randoms, reduce, scan, sort)
+FAMILIES = (convolution, copy, derived, indexing, loss, matmul, normalise, pointwise, randoms, reduce, scan, sort)
 
 _library: torch.library.Library | None = None
 

@@ -40,6 +40,12 @@ def chip_or_none() -> ChipSpec | None:
     return silicon.chip()
 
 
+def band_rows() -> int:
+    """Rows of tiles walked side by side: a row of PEs then shares a strip of y, a column of PEs a strip of x."""
+    spec = chip_or_none()
+    return 8 if spec is None else spec.grid.cols
+
+
 def plain_tiling(M: int, N: int, K: int) -> Tiling:
     """A sound choice without a chip to ask: square-ish 64s, smaller where the matrix is."""
     return Tiling(m=min(64, max(16, next_power_of_2(M))), n=min(64, max(16, next_power_of_2(N))),
@@ -52,28 +58,50 @@ def legal_tilings(B: int, M: int, N: int, K: int, dtype: torch.dtype, spec: Chip
     Few, spread over the useful range, the most promising (enough programs for the grid, deep steps) first.
     """
     size = dtype.itemsize
-    rows = sorted({min(m, max(16, next_power_of_2(M))) for m in (16, 32, 64, 128)})
+    rows = sorted({min(m, next_power_of_2(M)) for m in (16, 32, 64, 128)})     # a vector is not padded to a block
     columns = sorted({min(n, max(16, next_power_of_2(N))) for n in (16, 32, 64, 128)})
     depths = sorted({min(k, max(16, next_power_of_2(K))) for k in (64, 128, 256)})
     fitting = [Tiling(m, n, k) for m in rows for n in columns for k in depths
                if _bytes(m, n, k, size) <= spec.pe.local_memory_bytes]
-    return sorted(fitting, key=lambda t: _estimate(t, B, M, N, K, size, spec))[:MOST_CANDIDATES]
+    return sorted(fitting, key=lambda t: _estimate(t, B, M, N, K, dtype, spec))[:MOST_CANDIDATES]
 
 
 def _bytes(m: int, n: int, k: int, size: int) -> int:
     return 2 * (m + n) * k * size + m * n * (size + 4) + 4096
 
 
-def _estimate(t: Tiling, B: int, M: int, N: int, K: int, size: int, spec: ChipSpec) -> float:
-    """Cycles of the fullest PE, roughly: what its tiles load and multiply. Only orders candidates for the timer."""
+def _estimate(t: Tiling, B: int, M: int, N: int, K: int, dtype: torch.dtype, spec: ChipSpec) -> float:
+    """Cycles, roughly: the fullest PE's loads and multiplies, or what all of them ask of SRAM and DRAM where that is
+    more. Only orders candidates for the timer."""
+    size = dtype.itemsize
     programs = B * ceil_div(M, t.m) * ceil_div(N, t.n)
     waves = ceil_div(programs, spec.grid.n_pes)
     steps = ceil_div(K, t.k)
-    load = (t.m + t.n) * t.k * size / spec.pe.dma.read_bytes_per_cycle
-    macs = max(spec.pe.dpe.mac_per_cycle.values())
-    multiply = t.m * t.n * t.k / macs + spec.pe.dpe.fill_cycles
-    issue = 4 * spec.pe.cores.dma_issue_cycles
-    return waves * (steps * max(load, multiply, issue) + load + t.m * t.n * size / spec.pe.dma.write_bytes_per_cycle)
+    in_flight = min(spec.pe.dma.max_outstanding_bytes, t.stages * (t.m + t.n) * t.k * size)
+    round_trip = (2 * spec.noc.latency_s + spec.sram.latency_s) * spec.clock_hz
+    port = min(spec.pe.dma.read_bytes_per_cycle, in_flight / round_trip)
+    load = (t.m + t.n) * t.k * size / port
+    multiply = _multiply_cycles(t, dtype, spec)
+    issue = 3 * spec.pe.cores.dma_issue_cycles
+    alone = waves * (steps * max(load, multiply, issue) + t.m * t.n * size / spec.pe.dma.write_bytes_per_cycle)
+    shared = programs * steps * max(t.m, t.n) * t.k * size / (spec.sram.bytes_per_s / spec.clock_hz)
+    matrices = B * (M * K + K * N + M * N) * size / (spec.dram.bytes_per_s * spec.dram.efficiency_frac / spec.clock_hz)
+    first = round_trip + spec.dram.latency_s * spec.clock_hz + load
+    return first + max(alone, shared / min(spec.grid.rows, spec.grid.cols), matrices)
+
+
+def _multiply_cycles(t: Tiling, dtype: torch.dtype, spec: ChipSpec) -> float:
+    """One step's multiply: whole blocks of the dot product engine, or the vector cores where it lacks the type."""
+    name = _ENGINE_TYPES.get(dtype, "fp32")
+    rate = spec.pe.dpe.mac_per_cycle.get(name)
+    if rate is None:
+        return t.m * t.n * t.k / spec.pe.cores.vector_mac_per_cycle.get(name, 2)
+    dpe = spec.pe.dpe
+    m, n = ceil_div(t.m, dpe.block_m) * dpe.block_m, ceil_div(t.n, dpe.block_n) * dpe.block_n
+    return dpe.fill_cycles + m * n * t.k / rate
+
+
+_ENGINE_TYPES = {torch.int8: "int8", torch.uint8: "int8", torch.float16: "fp16", torch.bfloat16: "bf16"}
 
 
 _chosen: dict[tuple, Tiling] = {}
