@@ -84,7 +84,8 @@ def build_library(name: str, sources: Sequence[Path]) -> Path:
     recipe = native_recipe() if name == NATIVE else torch_recipe()
     folder = OBJECTS / name
     folder.mkdir(parents=True, exist_ok=True)
-    jobs = [(source, object_path(folder, source, (compiler, *recipe.compile_flags))) for source in sources]
+    units = sources if name == NATIVE else merged(folder, sources)
+    jobs = [(unit, object_path(folder, unit, (compiler, *recipe.compile_flags))) for unit in units]
     stale = [job for job in jobs if is_stale(job[1])]
     with ThreadPoolExecutor(max_workers=max(1, min(len(stale), os.cpu_count() or 1))) as pool:
         list(pool.map(lambda job: compile_one(compiler, recipe, *job), stale))
@@ -94,6 +95,17 @@ def build_library(name: str, sources: Sequence[Path]) -> Path:
         run([compiler, "-shared", "-o", str(library), *map(str, objects), *recipe.link_flags], f"link {name}")
         (folder / "objects.txt").write_text("\n".join(map(str, objects)))
     return library
+
+
+def merged(folder: Path, sources: Sequence[Path], parts: int = 2) -> list[Path]:
+    """`parts` files that include the sources, dealt out by size: most of the work is torch's headers."""
+    by_size = sorted(sources, key=lambda source: -source.stat().st_size)
+    units = [folder / f"part{part}.cpp" for part in range(min(parts, len(sources)))]
+    for part, unit in enumerate(units):
+        text = "".join(f'#include "{source}"\n' for source in sorted(by_size[part::parts]))
+        if not unit.exists() or unit.read_text() != text:
+            unit.write_text(text)
+    return units
 
 
 def object_path(folder: Path, source: Path, flags: Sequence[str]) -> Path:

@@ -57,7 +57,7 @@ step() {
 }
 
 pip_install() { # shellcheck disable=SC2086
-    "$PY" -m pip install --disable-pip-version-check --no-input --progress-bar off ${PIP_FLAGS:-} "$@"
+    "$PY" -m pip install --disable-pip-version-check --no-input --progress-bar off --no-compile ${PIP_FLAGS:-} "$@"
 }
 
 make_venv() {
