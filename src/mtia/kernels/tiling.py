@@ -19,7 +19,8 @@ from mtia import knobs
 from mtia.chips.spec import ChipSpec
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 
-MOST_CANDIDATES = 8
+MOST_CANDIDATES = 4
+MINOR_FRAC = 0.25          # weight of what does not bind, in the order of candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def _bytes(m: int, n: int, k: int, size: int) -> int:
 
 def _estimate(t: Tiling, B: int, M: int, N: int, K: int, dtype: torch.dtype, spec: ChipSpec) -> float:
     """Cycles, roughly: the fullest PE's loads and multiplies, or what all of them ask of SRAM and DRAM where that is
-    more. Only orders candidates for the timer."""
+    more; what does not bind counts a little, to order equals. Only orders candidates for the timer."""
     size = dtype.itemsize
     programs = B * ceil_div(M, t.m) * ceil_div(N, t.n)
     waves = ceil_div(programs, spec.grid.n_pes)
@@ -86,8 +87,9 @@ def _estimate(t: Tiling, B: int, M: int, N: int, K: int, dtype: torch.dtype, spe
     alone = waves * (steps * max(load, multiply, issue) + t.m * t.n * size / spec.pe.dma.write_bytes_per_cycle)
     shared = programs * steps * max(t.m, t.n) * t.k * size / (spec.sram.bytes_per_s / spec.clock_hz)
     matrices = B * (M * K + K * N + M * N) * size / (spec.dram.bytes_per_s * spec.dram.efficiency_frac / spec.clock_hz)
-    first = round_trip + spec.dram.latency_s * spec.clock_hz + load
-    return first + max(alone, shared / min(spec.grid.rows, spec.grid.cols), matrices)
+    granule = max(1.0, spec.sram.line_bytes / (min(t.n, t.k) * size))
+    parts = (alone, granule * shared / min(spec.grid.rows, spec.grid.cols), granule * matrices)
+    return round_trip + load + (1 - MINOR_FRAC) * max(parts) + MINOR_FRAC * sum(parts)
 
 
 def _multiply_cycles(t: Tiling, dtype: torch.dtype, spec: ChipSpec) -> float:
