@@ -153,7 +153,7 @@ _plans: dict[tuple, _Plan] = {}
 def _plan(operation: Operation, shape: tuple[int, ...], tensors: list[torch.Tensor], tensor_names: tuple[str, ...],
           numbers: tuple[str, ...], compute: torch.dtype) -> _Plan:
     w = walk(shape, tensors, keep_dims=operation.keep_dims)
-    tile = (flat_block(w.sizes[0]),) if w.is_flat else row_tile(w)
+    tile = (flat_block(w.sizes[0], sum(t.element_size() for t in tensors)),) if w.is_flat else row_tile(w)
     kernel = _kernel(operation.name, tuple(t.dtype for t in tensors), tensor_names, numbers, compute, w.layouts,
                      len(w.sizes), tile, w.needs_int64)
     if w.is_flat:

@@ -12,6 +12,9 @@ import torch
 
 FLAT_BLOCKS = ((256 * 128, 256), (1024 * 512, 1024))    # (up to this many elements, block)
 LARGEST_FLAT_BLOCK = 2048
+STREAM_BLOCKS = 1024                                     # so many largest blocks: long enough to stream longer ones
+STREAM_BYTES = 96 << 10                                  # two slots of every operand of a stream; all local memories have it
+LARGEST_STREAM_BLOCK = 8192
 TILE_ELEMENTS = 1024
 STRIDED_TILE_WIDTH = 32                                  # width of a tile some operand crosses with a stride
 INT32_LIMIT = 2**31 - 1
@@ -35,7 +38,7 @@ class Walk:
     @property
     def needs_int64(self) -> bool:
         reach = max(sum((n - 1) * abs(s) for n, s in zip(self.sizes, st, strict=True)) for st in self.strides)
-        return max(reach, _product(self.sizes)) > INT32_LIMIT - LARGEST_FLAT_BLOCK
+        return max(reach, _product(self.sizes)) > INT32_LIMIT - LARGEST_STREAM_BLOCK
 
 
 def walk(shape: tuple[int, ...], operands: list[torch.Tensor], *, keep_dims: bool = False) -> Walk:
@@ -91,9 +94,17 @@ def collapse(sizes: list[int], strides: list[list[int]]) -> tuple[list[int], lis
     return out_sizes, out_strides
 
 
-def flat_block(n: int) -> int:
-    """Elements per program of a flat walk: small enough to give the PEs work, large enough for long DMA."""
-    return next((block for limit, block in FLAT_BLOCKS if n <= limit), LARGEST_FLAT_BLOCK)
+def flat_block(n: int, element_bytes: int) -> int:
+    """Elements per program of a flat walk: small enough to give the PEs work, large enough for long DMA.
+
+    `element_bytes`: of all operands together. A long stream keeps more bytes in flight, which DRAM's latency needs.
+    """
+    if n < STREAM_BLOCKS * LARGEST_FLAT_BLOCK:
+        return next((block for limit, block in FLAT_BLOCKS if n <= limit), LARGEST_FLAT_BLOCK)
+    block = LARGEST_FLAT_BLOCK
+    while 2 * block <= LARGEST_STREAM_BLOCK and 2 * (2 * block) * element_bytes <= STREAM_BYTES:
+        block *= 2
+    return block
 
 
 def row_tile(w: Walk) -> tuple[int, int]:
