@@ -124,7 +124,7 @@ def sum_partials(partial_ptr, out_ptr, M, N, BM: tl.constexpr, BN: tl.constexpr)
 
 
 @triton.jit
-def attention_inner(acc, l, m, q, k_desc, v_desc, base, start, lo, hi, scale, offs_m, offs_n, BN: tl.constexpr,
+def attention_inner(acc, total, m, q, k_desc, v_desc, base, start, lo, hi, scale, offs_m, offs_n, BN: tl.constexpr,
                     MASKED: tl.constexpr):
     for at in range(lo, hi, BN):
         k = k_desc.load([base + at, 0]).T
@@ -136,9 +136,9 @@ def attention_inner(acc, l, m, q, k_desc, v_desc, base, start, lo, hi, scale, of
         alpha = tl.math.exp2(m - new_m)
         v = v_desc.load([base + at, 0])
         acc = tl.dot(p.to(v.dtype), v, acc * alpha[:, None], input_precision="ieee")
-        l = l * alpha + tl.sum(p, 1)
+        total = total * alpha + tl.sum(p, 1)
         m = new_m
-    return acc, l, m
+    return acc, total, m
 
 
 @triton.jit
@@ -154,17 +154,17 @@ def flash_attention(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, scale, H, T, D: tl.co
     base = head * T
     offs_m, offs_n = start * BM + tl.arange(0, BM), tl.arange(0, BN)
     m = tl.zeros([BM], dtype=tl.float32) - float("inf")
-    l = tl.zeros([BM], dtype=tl.float32) + 1.0
+    total = tl.zeros([BM], dtype=tl.float32) + 1.0
     acc = tl.zeros([BM, D], dtype=tl.float32)
     q = q_desc.load([base + start * BM, 0])
     qk_scale = scale * 1.44269504
     if CAUSAL:
-        acc, l, m = attention_inner(acc, l, m, q, k_desc, v_desc, base, start, 0, start * BM, qk_scale, offs_m, offs_n,
+        acc, total, m = attention_inner(acc, total, m, q, k_desc, v_desc, base, start, 0, start * BM, qk_scale, offs_m, offs_n,
                                     BN, False)
-        acc, l, m = attention_inner(acc, l, m, q, k_desc, v_desc, base, start, start * BM, (start + 1) * BM, qk_scale,
+        acc, total, m = attention_inner(acc, total, m, q, k_desc, v_desc, base, start, start * BM, (start + 1) * BM, qk_scale,
                                     offs_m, offs_n, BN, True)
     else:
-        acc, l, m = attention_inner(acc, l, m, q, k_desc, v_desc, base, start, 0, T, qk_scale, offs_m, offs_n, BN, False)
-    l = tl.where(m > -1.0e30, l, 1.0)
-    tl.store(lse_ptr + base + offs_m, m + tl.math.log2(l))
-    out_desc.store([base + start * BM, 0], (acc / l[:, None]).to(out_ptr.dtype.element_ty))
+        acc, total, m = attention_inner(acc, total, m, q, k_desc, v_desc, base, start, 0, T, qk_scale, offs_m, offs_n, BN, False)
+    total = tl.where(m > -1.0e30, total, 1.0)
+    tl.store(lse_ptr + base + offs_m, m + tl.math.log2(total))
+    out_desc.store([base + start * BM, 0], (acc / total[:, None]).to(out_ptr.dtype.element_ty))

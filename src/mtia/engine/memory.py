@@ -28,8 +28,8 @@ def _functions() -> dict[str, Callable]:
     p, i64 = ctypes.c_void_p, ctypes.c_int64
     signatures = {
         "new": (p, [i64]), "delete": (None, [p]), "copy": (p, [p]), "bytes": (i64, [p]), "count": (i64, [p]),
-        "read": (None, [p, p]), "fractions": (None, [p, p, i64, p]), "remove": (i64, [p, i64, i64]), "clear": (None, [p]),
-        "touch": (i64, [p, p, i64]),
+        "read": (None, [p, p]), "fractions": (None, [p, p, i64, p]), "remove": (i64, [p, i64, i64]),
+        "clear": (None, [p]), "touch": (i64, [p, p, i64]),
     }
     functions = {}
     for name, (result, arguments) in signatures.items():

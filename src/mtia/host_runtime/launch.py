@@ -1,7 +1,7 @@
 """Launching a TileProgram on a device: fit it to the chip, time it, compute its values, put it on the clock.
 
-Timing comes first: a kernel that the chip refuses leaves memory as it was. A launch with the same program, grid, scalars
-and pointer layout on the same chip, finding the same share of its arguments in SRAM, is timed once.
+Timing comes first: a kernel that the chip refuses leaves memory as it was. A launch with the same program, grid,
+scalars and pointer layout on the same chip, finding the same share of its arguments in SRAM, is timed once.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from mtia.errors import MisalignedAccess
 from mtia.host_runtime import graphs, silicon
 from mtia.host_runtime.clock import clock
 from mtia.host_runtime.record import Kind, Work
+from mtia.program.dataflow import dataflow_of
 from mtia.program.fit import fit
 from mtia.program.program import TileProgram
 from mtia.units import fs_to_s
@@ -84,7 +85,6 @@ def site_of(program: TileProgram, spec: ChipSpec) -> Site:
         strict = knobs.get().strict and is_user_kernel(program)
         fitted = fit(program, spec, strict=strict)
         pointers = tuple(i for i, p in enumerate(program.parameters) if p.value.type.is_pointer)
-        from mtia.program.dataflow import dataflow_of
         known = (program, spec, Site(fitted, pointers, dataflow_of(program).data_dependent))
         _sites[(id(program), id(spec))] = known
     return known[2]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar
 
-from mtia.program.types import Location, TileType, Value
+from mtia.program.types import Location, Value
 
 
 class Unit(StrEnum):
@@ -370,4 +370,3 @@ COMMANDS: tuple[type[Command], ...] = (
     While, If, Return, Assert, Print, Barrier,
 )
 
-__all__ = ["COMMANDS", "Block", "Command", "TileType", "Unit", *(c.__name__ for c in COMMANDS)]

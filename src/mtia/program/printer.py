@@ -69,7 +69,8 @@ def _line(command: c.Command, program: TileProgram, depth: int) -> str:
 
 def _name(command: c.Command) -> str:
     if isinstance(command, c.Elementwise | c.Convert):
-        return command.op + (f".{command.predicate}" if isinstance(command, c.Elementwise) and command.predicate else "")
+        predicate = command.predicate if isinstance(command, c.Elementwise) else ""
+        return f"{command.op}.{predicate}" if predicate else command.op
     return command.mnemonic
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from mtia.program.commands import Block, Command
@@ -51,7 +51,7 @@ class TileProgram:
     body: Block
     buffers: tuple[CircularBuffer, ...]
     num_stages: int = 2
-    location: Location = Location()
+    location: Location = field(default_factory=Location)
 
     def walk(self) -> Iterator[Command]:
         """All commands in program order, regions included."""

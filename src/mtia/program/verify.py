@@ -35,7 +35,7 @@ def _verify_block(program: TileProgram, block: c.Block, defined: set[int]) -> No
     for command in block.commands:
         for operand in command.operands:
             if operand.id not in visible:
-                raise ProgramError(program.name, command=command.index, problem=f"{operand} is read before it is written")
+                raise ProgramError(program.name, command=command.index, problem=f"{operand} is read before written")
         _verify_types(program, command)
         for inner in command.blocks:
             _verify_block(program, inner, visible)

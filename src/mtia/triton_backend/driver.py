@@ -21,7 +21,8 @@ class MtiaUtils:
         from mtia.host_runtime import silicon
         spec = silicon.chip()
         return {"max_shared_mem": 1 << 40, "multiprocessor_count": spec.grid.n_pes, "warpSize": WARP_SIZE,
-                "sm_clock_rate": int(spec.clock_hz / 1e3), "max_num_regs": 65536, "mem_clock_rate": 1, "mem_bus_width": 1}
+                "sm_clock_rate": int(spec.clock_hz / 1e3), "max_num_regs": 65536, "mem_clock_rate": 1,
+                "mem_bus_width": 1}
 
     @staticmethod
     def load_binary(name: str, kernel: bytes, shared: int, device: int) -> tuple[Any, TileProgram, int, int, int]:

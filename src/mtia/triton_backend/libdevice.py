@@ -67,6 +67,7 @@ for _name in ("float2int_rn", "ilogb"):
 @core.extern
 def ldexp(arg0, arg1, _semantic=None):
     """arg0 * 2**arg1; arg1 is int32."""
+    assert _semantic is not None                                # Triton passes it to every extern
     exponent = _semantic.to_tensor(arg1).to(core.int32, _semantic=_semantic)
     table = {(core.dtype(f), core.dtype("int32")): ("mtia_ldexp", core.dtype(f)) for f in _FLOATS}
     return core.extern_elementwise("", "", [arg0, exponent], table, is_pure=True, _semantic=_semantic)

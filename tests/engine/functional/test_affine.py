@@ -15,7 +15,10 @@ SHAPE = (4, 8)
 I32, I1 = TileType(Element.I32, SHAPE), TileType(Element.I1, SHAPE)
 
 
-def lins(strides=st.integers(-40, 40)):
+STRIDES = st.integers(-40, 40)
+
+
+def lins(strides=STRIDES):
     base = st.one_of(st.integers(-200, 200), st.lists(st.integers(-200, 200), min_size=PROGRAMS, max_size=PROGRAMS).map(
         lambda xs: np.array(xs, np.int64)))
     sparse = st.tuples(st.one_of(st.just(0), strides), st.one_of(st.just(0), strides))

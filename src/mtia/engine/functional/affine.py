@@ -189,7 +189,7 @@ def compare(cmd: Elementwise, args: list[Held]) -> Held | None:
     if not varying:
         flag = _compare_flat(predicate, d.base)
         if not cmd.result.type.shape:
-            return Lin(int(flag) if np.ndim(flag) == 0 else flag.astype(np.int64))
+            return Lin(flag.astype(np.int64) if isinstance(flag, np.ndarray) else int(flag))
         return Box((None,) * len(d.strides), bool(flag) if np.ndim(flag) == 0 else flag)
     interval = _interval(predicate, d.base, d.strides[varying[0]], cmd.result.type.shape[varying[0]])
     if interval is None:

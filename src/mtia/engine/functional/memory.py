@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from mtia.engine.functional.values import Base, Box, Lin
+from mtia.engine.functional.values import TORCH_DTYPE, Base, Box, Lin
 from mtia.engine.native import library
 from mtia.errors import OutOfBoundsAccess
 from mtia.program.commands import Command
@@ -24,7 +24,7 @@ _P = ctypes.c_void_p
 
 
 @lru_cache(maxsize=1)
-def _functions() -> dict[str, ctypes._CFuncPtr]:
+def _functions() -> dict[str, Callable[..., int]]:
     lib = library()
     signatures = {
         "mtia_load_blocks": [_P, _P, _I64, _I64, ctypes.c_int, _P, _P, _P, _P, _I64, _P, ctypes.c_int, _I64, _I64,
@@ -69,15 +69,11 @@ class Place:
         return flat % x, flat // x % y, flat // (x * y)
 
 
-_FILL_BITS = {Element.F64: "<d", Element.F32: "<f", Element.F16: "<e"}
-
-
 @lru_cache(maxsize=512)
 def fill_bits(value: float, element: Element) -> int:
     """The bit pattern of `value` in the element type."""
     if value == 0:
         return 0
-    from mtia.engine.functional.values import TORCH_DTYPE
     tensor = torch.tensor([value]).to(TORCH_DTYPE[element])
     return int.from_bytes(tensor.view(torch.uint8).numpy().tobytes(), "little", signed=True)
 
@@ -145,7 +141,6 @@ def load_blocks(pointer: Lin, mask: Box | None, active: np.ndarray | None, type_
     flags = active_bytes(mask, active, n_programs)
     shared = isinstance(pointer.base, int) and flags is None and (mask is None or _is_shared(mask))
     count = 1 if shared else n_programs
-    from mtia.engine.functional.values import TORCH_DTYPE
     out = torch.empty((count, *type_.shape), dtype=TORCH_DTYPE[type_.element])
     s = _Shape(pointer, mask, type_, count)
     bad = _functions()["mtia_load_blocks"](
@@ -160,7 +155,6 @@ def load_blocks(pointer: Lin, mask: Box | None, active: np.ndarray | None, type_
 def prepared_load(pointer: Lin, mask: Box | None, active: np.ndarray | None, type_: TileType, n_programs: int,
                   fill: int, place: Place) -> Callable[[int, Allocation], torch.Tensor]:
     """`load_blocks` with everything bound but the argument's address (`pointer` is relative to it)."""
-    from mtia.engine.functional.values import TORCH_DTYPE
     flags = active_bytes(mask, active, n_programs)
     shared = isinstance(pointer.base, int) and flags is None and (mask is None or _is_shared(mask))
     count = 1 if shared else n_programs
@@ -222,7 +216,6 @@ def store_blocks(data: torch.Tensor, pointer: Lin, mask: Box | None, active: np.
 def gather(address: torch.Tensor, mask: torch.Tensor | None, type_: TileType, fill: int, where: Allocation,
            place: Place) -> torch.Tensor:
     """address: contiguous int64 [P, *shape]; mask: contiguous bool, same shape."""
-    from mtia.engine.functional.values import TORCH_DTYPE
     out = torch.empty(address.shape, dtype=TORCH_DTYPE[type_.element])
     bad = _functions()["mtia_gather"](out.data_ptr(), address.data_ptr(), address.numel(),
                                       None if mask is None else mask.data_ptr(), type_.element.n_bytes, fill,

@@ -1,8 +1,8 @@
 """Repeated launches without repeated index arithmetic: a tape of the data commands of one launch.
 
-For a given grid and scalars, everything that does not come from memory (addresses relative to the arguments, masks, loop
-counts, constants) is the same at every launch. The recorder interprets the first launch and keeps, for each command
-whose operands did come from memory, one closure with all else bound. Replaying the closures is the launch.
+For a given grid and scalars, everything that does not come from memory (addresses relative to the arguments, masks,
+loop counts, constants) is the same at every launch. The recorder interprets the first launch and keeps, for each
+command whose operands did come from memory, one closure with all else bound. Replaying the closures is the launch.
 
 The interpreter stays the definition: a tape calls the same operations in the same order and gives the same bits.
 Programs whose control depends on data, or that merge diverging programs, are not taped.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +21,14 @@ from mtia.engine.functional import memory, pointwise
 from mtia.engine.functional.interpreter import (
     CHUNK_ELEMENTS,
     HANDLERS,
-    Argument,
     Interpreter,
     Launch,
     Plan,
     _fill_value,
     held_mask,
-    hold_argument,
     plan_of,
-    run as interpret,
 )
+from mtia.engine.functional.interpreter import run as interpret
 from mtia.engine.functional.memory import Allocation
 from mtia.engine.functional.values import TORCH_DTYPE, Held, Lin, dense, full
 from mtia.program import commands as c
@@ -42,7 +41,7 @@ MAX_ENTRIES = 8192
 MAX_TAPES = 64               # a program
 
 Env = list[Held | None]
-Entry = Callable[[Env, Sequence[Argument], Sequence[Allocation]], None]
+Entry = Callable[[Env, Sequence[Any], Sequence[Allocation]], None]
 
 
 @dataclass(slots=True)
@@ -52,7 +51,7 @@ class Tape:
     constants: Env
     entries: list[Entry] = field(default_factory=list)
 
-    def replay(self, arguments: Sequence[Argument], allocations: Sequence[Allocation]) -> None:
+    def replay(self, arguments: Sequence[Any], allocations: Sequence[Allocation]) -> None:
         env = self.constants.copy()
         for entry in self.entries:
             entry(env, arguments, allocations)
@@ -68,13 +67,14 @@ def run(launch: Launch) -> None:
     tapes: dict[tuple, list[Tape] | None] = program.__dict__.setdefault("_tapes", {})
     key = (launch.grid, *(a for a, p in zip(launch.arguments, program.parameters, strict=True)
                           if not p.value.type.is_pointer))
-    known = tapes.get(key, 0)
-    if known is None:
-        interpret(launch)
-    elif known == 0:
+    if key not in tapes:
         if len(tapes) >= MAX_TAPES:
             tapes.pop(next(iter(tapes)))
         tapes[key] = _record(launch)
+        return
+    known = tapes[key]
+    if known is None:
+        interpret(launch)
     else:
         with torch.no_grad():
             for tape in known:
@@ -190,7 +190,7 @@ class Recorder(Interpreter):
         held = self.env[value.id]
         if parameter < 0 or not isinstance(held, Lin):
             raise NotTapable
-        return parameter, Lin(held.base - self.launch.arguments[parameter], held.strides)
+        return parameter, Lin(held.base - int(self.launch.arguments[parameter]), held.strides)
 
     def load_entry(self, command: c.Load) -> Entry:
         mask = held_mask(self, command.operands[1]) if command.has_mask else None
@@ -205,7 +205,7 @@ class Recorder(Interpreter):
         if not type_.shape and not type_.element.is_float:
             return _scalar_load(load, parameter, result)
 
-        def entry(env: Env, arguments: Sequence[Argument], allocations: Sequence[Allocation]) -> None:
+        def entry(env: Env, arguments: Sequence[Any], allocations: Sequence[Allocation]) -> None:
             env[result] = load(arguments[parameter], allocations[parameter])
         return entry
 
@@ -220,7 +220,7 @@ class Recorder(Interpreter):
         at = value.id
         fixed = None if at in self.dynamic else full(self.tensor(value), type_).contiguous()
 
-        def entry(env: Env, arguments: Sequence[Argument], allocations: Sequence[Allocation]) -> None:
+        def entry(env: Env, arguments: Sequence[Any], allocations: Sequence[Allocation]) -> None:
             if fixed is not None:
                 data = fixed
             else:
@@ -289,7 +289,7 @@ class Recorder(Interpreter):
                 fixed.append((o.id, self.env[o.id]))
         runner = _Replayer(self.launch, self.plan, self.first, self.n, self.active)
 
-        def entry(env: Env, arguments: Sequence[Argument], allocations: Sequence[Allocation]) -> None:
+        def entry(env: Env, arguments: Sequence[Any], allocations: Sequence[Allocation]) -> None:
             for at, held in fixed:
                 env[at] = held
             for at, parameter, held in pointers:
@@ -304,7 +304,7 @@ class Recorder(Interpreter):
         held = self.env[value.id]
         if parameter < 0 or held is None:
             raise NotTapable
-        base = self.launch.arguments[parameter]
+        base = int(self.launch.arguments[parameter])
         if isinstance(held, Lin):
             return value.id, parameter, Lin(held.base - base, held.strides)
         assert isinstance(held, torch.Tensor)
@@ -338,7 +338,7 @@ def _other_is_fixed(self: Recorder, command: c.Load) -> bool:
 
 def _move_entry(moves: list[tuple[int, int]]) -> Entry:
     if len(moves) == 1:
-        (target, source), = moves
+        target, source = moves[0]
 
         def one(env: Env, *_: object) -> None:
             env[target] = env[source]
@@ -351,7 +351,7 @@ def _move_entry(moves: list[tuple[int, int]]) -> Entry:
 
 
 def _scalar_load(load: Callable, parameter: int, result: int) -> Entry:
-    def entry(env: Env, arguments: Sequence[Argument], allocations: Sequence[Allocation]) -> None:
+    def entry(env: Env, arguments: Sequence[Any], allocations: Sequence[Allocation]) -> None:
         flat = load(arguments[parameter], allocations[parameter]).reshape(-1).to(torch.int64)
         env[result] = Lin(int(flat[0]) if flat.numel() == 1 else flat.numpy())
     return entry
@@ -368,4 +368,4 @@ def _evaluator(command: c.Elementwise) -> Callable[..., torch.Tensor]:
     return lambda *tensors: pointwise.evaluate(command, list(tensors))
 
 
-__all__ = ["Recorder", "Tape", "hold_argument", "run"]
+__all__ = ["Recorder", "Tape", "run"]

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from mtia.engine.functional.interpreter import HANDLERS, Interpreter, Launch, Plan, held_mask, plan_of
-from mtia.engine.functional.values import Base, Box, Lin, dense
+from mtia.engine.functional.values import Base, Box, Lin
 from mtia.engine.native import library
 from mtia.engine.trace import Access, Step, Trace
 from mtia.program import commands as c
 from mtia.program.dataflow import Dataflow, dataflow_of
-from mtia.program.types import Element, TileType
+from mtia.program.types import TileType
 
 DENSE_LIMIT = 1 << 24        # elements of one address tile over all programs; beyond it the grid is walked in parts
 
@@ -290,5 +290,3 @@ def count_runs(address: torch.Tensor, selected: torch.Tensor | None,
                   count.ctypes.data)
     return runs, first, last, count
 
-
-__all__ = ["Element", "dense", "trace_launch"]
