@@ -80,16 +80,19 @@ def shift_left(cmd: Elementwise, args: list[Held]) -> Held | None:
     return None
 
 
+def _nonzero(b: Base) -> Base:
+    """Division by zero, which only masked lanes may do, divides by one (as `pointwise` does)."""
+    return np.where(b == 0, 1, b) if isinstance(b, np.ndarray) else b or 1
+
+
 def _truncating_divide(a: Base, b: Base) -> Base:
+    b = _nonzero(b)
     if isinstance(a, int) and isinstance(b, int):
-        if b == 0:
-            return 0
         q = abs(a) // abs(b)
         return q if (a < 0) == (b < 0) else -q
     a, b = np.asarray(a, np.int64), np.asarray(b, np.int64)
-    safe = np.where(b == 0, 1, b)
-    quotient = np.abs(a) // np.abs(safe)
-    return np.where(b == 0, 0, np.where((a < 0) == (safe < 0), quotient, -quotient))
+    quotient = np.abs(a) // np.abs(b)
+    return np.where((a < 0) == (b < 0), quotient, -quotient)
 
 
 def _division_parts(args: list[Held], shape: tuple[int, ...]) -> tuple[Base, Lin, int] | None:
@@ -118,7 +121,7 @@ def divide(cmd: Elementwise, args: list[Held]) -> Held | None:
 def remainder(cmd: Elementwise, args: list[Held]) -> Held | None:
     a, b = args
     if isinstance(a, Lin) and isinstance(b, Lin) and a.is_flat and b.is_flat:
-        return Lin(a.base - _truncating_divide(a.base, b.base) * b.base, a.strides)
+        return Lin(a.base - _truncating_divide(a.base, b.base) * _nonzero(b.base), a.strides)
     parts = _division_parts(args, cmd.result.type.shape)
     return Lin(parts[1].base - parts[0] * parts[2], parts[1].strides) if parts else None
 
