@@ -62,19 +62,23 @@ class NotTapable(Exception):
 
 
 def run(launch: Launch) -> None:
-    """Compute the launch's values: by its tape where there is one, else by the interpreter (recording one)."""
+    """Compute the launch's values: by its tape where there is one, else by the interpreter. The second launch of a
+    kind records its tape."""
     program = launch.program
-    tapes: dict[tuple, list[Tape] | None] = program.__dict__.setdefault("_tapes", {})
+    tapes: dict[tuple, Sequence[Tape] | None] = program.__dict__.setdefault("_tapes", {})
     key = (launch.grid, *(a for a, p in zip(launch.arguments, program.parameters, strict=True)
                           if not p.value.type.is_pointer))
     if key not in tapes:
         if len(tapes) >= MAX_TAPES:
             tapes.pop(next(iter(tapes)))
-        tapes[key] = _record(launch)
+        tapes[key] = ()                                         # seen: worth a tape if it comes again
+        interpret(launch)
         return
     known = tapes[key]
     if known is None:
         interpret(launch)
+    elif not known:
+        tapes[key] = _record(launch)
     else:
         with torch.no_grad():
             for tape in known:
