@@ -145,6 +145,12 @@ class NocSpec:
     reduction: bool  # reduction network between PEs
     pe_bytes_per_s: float  # one PE's port
     latency_s: float  # mean PE to SRAM one way
+    reduction_bytes_per_cycle: int | None = None  # of the reduction network, from PE to PE
+
+    @property
+    def reduction_width(self) -> int:
+        """Bytes a cycle of the reduction network; 0 where there is none."""
+        return (self.reduction_bytes_per_cycle or 0) if self.reduction else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

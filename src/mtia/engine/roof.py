@@ -124,11 +124,13 @@ def roof_terms_fs(trace: Trace, spec: ChipSpec, schedule: Schedule, touched: tup
     n_pes = max(1, min(spec.grid.n_pes, trace.n_programs))
     cycles = unit_cycles(schedule, trace.n_programs)
     terms = {unit.value: cycles[u] / n_pes / spec.clock_hz for u, unit in enumerate(UNITS)}
-    moved = [(a.write, total_bytes(a, trace.n_programs)) for a in schedule.accesses]
-    read, written = (sum(n for w, n in moved if w is side) for side in (False, True))
+    joins = spec.noc.reduction_width > 0
+    added = [a for a in schedule.accesses if a.atomic and joins]     # may meet on the reduction network
+    read = sum(total_bytes(a, trace.n_programs) for a in schedule.accesses if not a.write)
+    stored = sum(total_bytes(a, trace.n_programs) for a in schedule.accesses if a.write and not (a.atomic and joins))
     distinct_read = sum(f.read_bytes for f in touched)
-    terms["sram"] = (distinct_read + written) / spec.sram.bytes_per_s
-    terms["noc"] = max(read, written) / n_pes / port_bytes_per_s(spec)
+    terms["sram"] = (distinct_read + stored + _distinct_bytes(added)) / spec.sram.bytes_per_s
+    terms["noc"] = max(read, stored) / n_pes / port_bytes_per_s(spec)
     terms["dram"] = _dram_bytes(spec, touched, residency) / (spec.dram.bytes_per_s * spec.dram.efficiency_frac)
     return {name: int(time_s * FS_PER_S) for name, time_s in terms.items()}
 

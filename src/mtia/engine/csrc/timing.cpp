@@ -66,6 +66,7 @@ struct MtiaLaunch {
     i64 sram_capacity_bytes, sram_line_bytes, dram_page_bytes, max_outstanding_bytes;
     double read_fs_per_byte, write_fs_per_byte;      // the DMA engine
     double port_fs_per_byte, sram_fs_per_byte, dram_fs_per_byte, d2d_fs_per_byte, run_fs;
+    double reduction_fs_per_byte;  // between neighbouring PEs; 0: no reduction network
     double tolerance_frac;
     i64 max_spans;
     i32 span_pes, resident_programs;
@@ -104,6 +105,7 @@ struct BlockHash {
 struct Leader {
     i32 row, col;
     i64 until_fs;
+    bool update;  // an atomic update that others add to, not a read that others listen to
 };
 
 struct Block {
@@ -712,7 +714,7 @@ class Simulation {
         i64 fixed = 2 * in_.noc_latency_fs + in_.sram_latency_fs;
         int why = P_SRAM;
         i64 ready;
-        Leader *leader = found.block && in_.multicast ? find_leader(*found.block, pe, t) : nullptr;
+        Leader *leader = found.block && in_.multicast ? find_leader(*found.block, pe, t, false) : nullptr;
         if (leader) {
             ready = std::max(leader->until_fs, t + fixed);
             counters_.merged += bytes;
@@ -736,7 +738,7 @@ class Simulation {
             ready = std::max(ready, cross_dies(arrival, bytes));
             if (found.block && found.miss_bytes > 0) found.block->ready_fs = ready;
             ready += in_.noc_latency_fs;
-            if (found.block && in_.multicast) add_leader(*found.block, pe, ready);
+            if (found.block && in_.multicast) add_leader(*found.block, pe, ready, false);
         }
         counters_.hit += found.hit_bytes;
         counters_.noc += bytes;
@@ -752,6 +754,9 @@ class Simulation {
 
     i64 write(Pe &pe, const MtiaAccess &acc, i64 t, i64 base, i64 end, i64 bytes, i64 run_bytes, Parts &parts) {
         Lookup found = look_up(acc, base, end, bytes);
+        bool may_join = acc.atomic && found.block && in_.reduction_fs_per_byte > 0;
+        Leader *leader = may_join ? find_leader(*found.block, pe, t, true) : nullptr;
+        if (leader) return add_to(*leader, pe, t, bytes, parts);
         i64 arrival = t + in_.noc_latency_fs;
         i64 fixed = in_.noc_latency_fs + in_.sram_latency_fs + (acc.atomic ? in_.noc_latency_fs : 0);
         int why = P_SRAM;
@@ -784,7 +789,20 @@ class Simulation {
         pe.port_out_fs = through;
         through += fixed;
         i64 done = std::max(ready, through);
+        if (may_join) add_leader(*found.block, pe, done, true);
         split(parts, t, done, fixed, done > ready ? (rate > in_.port_fs_per_byte ? P_LATENCY : P_NOC) : why);
+        return done;
+    }
+
+    // A partial sum that meets another PE's update of the same block on the reduction network: no SRAM access of its own.
+    i64 add_to(const Leader &leader, Pe &pe, i64 t, i64 bytes, Parts &parts) {
+        counters_.merged += bytes;
+        counters_.noc += bytes;
+        counters_.port += (double)bytes * in_.reduction_fs_per_byte;
+        i64 through = std::max(pe.port_out_fs, t) + (i64)std::llround((double)bytes * in_.reduction_fs_per_byte);
+        pe.port_out_fs = through;
+        i64 done = std::max(leader.until_fs, through + in_.noc_latency_fs);
+        split(parts, t, done, std::min(in_.noc_latency_fs, done - t), P_NOC);
         return done;
     }
 
@@ -799,19 +817,20 @@ class Simulation {
         parts.fs[rest] += done - t - latency;
     }
 
-    // A read of this block that is still under way for a PE of the same row or column.
-    Leader *find_leader(Block &block, const Pe &pe, i64 t) {
+    // A read (or update) of this block that is still under way for a PE of the same row or column.
+    Leader *find_leader(Block &block, const Pe &pe, i64 t, bool update) {
         for (int i = 0; i < block.n_leaders; ++i) {
             Leader &leader = block.leaders[i];
-            if (t <= leader.until_fs + in_.noc_latency_fs && (leader.row == pe.row || leader.col == pe.col))
+            if (leader.update == update && t <= leader.until_fs + in_.noc_latency_fs &&
+                (leader.row == pe.row || leader.col == pe.col))
                 return &leader;
         }
         return nullptr;
     }
 
-    void add_leader(Block &block, const Pe &pe, i64 until) {
+    void add_leader(Block &block, const Pe &pe, i64 until, bool update) {
         if (!block.leaders) block.leaders = std::make_unique<Leader[]>(MAX_LEADERS);
-        block.leaders[block.next_leader] = {pe.row, pe.col, until};
+        block.leaders[block.next_leader] = {pe.row, pe.col, until, update};
         block.next_leader = (block.next_leader + 1) % MAX_LEADERS;
         block.n_leaders = std::min(block.n_leaders + 1, MAX_LEADERS);
     }
