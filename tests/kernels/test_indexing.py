@@ -68,7 +68,7 @@ def test_embedding() -> None:
 def test_sort(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     x = (torch.randn(shape, generator=torch.Generator().manual_seed(2)) * 1000).to(dtype)
     check(lambda a: (a.sort(dim=-1, stable=True), a.sort(dim=-1, descending=True, stable=True)), x)
-    check(lambda a: (a.topk(4).values, a.topk(3, largest=False).values, a.argsort(0, stable=True)), x)
+    check(lambda a: (a.topk(4).values, a.topk(3, largest=False).values, a.argsort(dim=0, stable=True)), x)
 
 
 def test_sort_of_special_values() -> None:
