@@ -34,6 +34,14 @@ def test_evicting_dirty_bytes_is_counted():
     assert r.touch(200, 300, written=False) == 80
 
 
+def test_pressure_is_what_a_touch_would_write_back():
+    r = Residency(100)
+    r.touch(0, 40, written=True)
+    r.touch(100, 150, written=False)
+    assert r.pressure(10) == 0 and r.pressure(30) == 20 and r.pressure(100) == 40
+    assert r.touch(200, 230, written=False) == 20
+
+
 def test_of_a_range_larger_than_the_sram_its_end_stays():
     r = Residency(100)
     assert r.touch(0, 1000, written=True) == 900

@@ -29,7 +29,7 @@ def _functions() -> dict[str, Callable]:
     signatures = {
         "new": (p, [i64]), "delete": (None, [p]), "copy": (p, [p]), "bytes": (i64, [p]), "count": (i64, [p]),
         "read": (None, [p, p]), "fractions": (None, [p, p, i64, p]), "remove": (i64, [p, i64, i64]),
-        "clear": (None, [p]), "touch": (i64, [p, p, i64]),
+        "clear": (None, [p]), "touch": (i64, [p, p, i64]), "pressure": (i64, [p, i64]),
     }
     functions = {}
     for name, (result, arguments) in signatures.items():
@@ -85,6 +85,10 @@ class Residency:
         """Ranges (lo, hi, written, n_bytes) streamed side by side: each keeps the same share if not all fit."""
         flat = [int(x) for r in ranges if r[1] > r[0] and r[3] > 0 for x in r]
         return self._call["touch"](self._handle, (ctypes.c_int64 * len(flat))(*flat), len(flat) // 4)
+
+    def pressure(self, incoming_bytes: int) -> int:
+        """Dirty bytes that would be written back to make room for `incoming_bytes` new ones."""
+        return self._call["pressure"](self._handle, incoming_bytes)
 
     def forget(self, lo: int, hi: int) -> None:
         """[lo, hi) was freed: what it held is dead and needs no write-back."""

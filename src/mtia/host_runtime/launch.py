@@ -197,8 +197,16 @@ def _time(request: Launch, site: Site, spec: ChipSpec, residency: Residency, tra
 
 
 def _shares(touched: Sequence[Touched], arguments: Sequence[Any], residency: Residency) -> tuple[int, ...]:
+    """What of SRAM's state the timing depends on: the resident share of each argument, and how much older data the rest
+    of them pushes out to DRAM, as a share of what the launch touches."""
     shares = residency.fractions([(arguments[t.parameter] + t.first, arguments[t.parameter] + t.end) for t in touched])
-    return tuple(round(share * RESIDENCY_STEPS) for share in shares)
+    total, missing = 0, 0.0
+    for t, share in zip(touched, shares):
+        total += t.n_bytes
+        missing += (1.0 - share) * t.n_bytes
+    pushed_out = residency.pressure(int(missing)) if missing else 0
+    return (round(RESIDENCY_STEPS * pushed_out / total) if pushed_out else 0,
+            *[round(share * RESIDENCY_STEPS) for share in shares])
 
 
 def _touch(touched: Sequence[Touched], arguments: Sequence[Any], residency: Residency) -> None:

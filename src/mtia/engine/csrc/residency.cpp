@@ -136,6 +136,18 @@ void mtia_residency_fractions(void* r, const int64_t* ranges, int64_t n, double*
     }
 }
 
+// Dirty bytes that `incoming` new bytes would push out.
+int64_t mtia_residency_pressure(void* r, int64_t incoming) {
+    auto* residency = static_cast<Residency*>(r);
+    int64_t excess = residency->total + incoming - residency->capacity, dirty = 0;
+    for (const Segment& s : residency->order) {
+        if (excess <= 0) break;
+        dirty += s.n_bytes <= excess ? s.dirty_bytes : std::llrint(double(s.dirty_bytes) * excess / s.n_bytes);
+        excess -= s.n_bytes;
+    }
+    return dirty;
+}
+
 int64_t mtia_residency_remove(void* r, int64_t lo, int64_t hi) { return static_cast<Residency*>(r)->remove(lo, hi); }
 
 void mtia_residency_clear(void* r) {
