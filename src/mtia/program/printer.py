@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import fields
 
 from mtia.program import commands as c
@@ -9,6 +10,7 @@ from mtia.program.dataflow import Dataflow, dataflow_of
 from mtia.program.program import TileProgram
 from mtia.program.types import Value
 
+WIDTH = 116
 _SKIPPED_FIELDS = {"index", "operands", "results", "location", "body", "before", "after", "then", "otherwise",
                    "combine", "has_mask", "has_other"}
 
@@ -16,12 +18,14 @@ _SKIPPED_FIELDS = {"index", "operands", "results", "location", "body", "before",
 def format_program(program: TileProgram, *, full: bool = False) -> str:
     """One line a command: engine, result with type, mnemonic, operands; circular buffers as `cbN`. `full` also lists
     the commands that only compute addresses, masks and loop bounds."""
-    return "\n".join([_header(program), *_buffers(program), *_block(program.body, program, 1, full), ""])
+    return "\n".join([*_header(program), *_buffers(program), *_block(program.body, program, 1, full), ""])
 
 
-def _header(program: TileProgram) -> str:
+def _header(program: TileProgram) -> list[str]:
     parameters = ", ".join(f"{p.value}: {p.value.type}" for p in program.parameters)
-    return f"program {program.name}({parameters})  # {program.buffer_bytes:,} bytes of circular buffers"
+    text = f"program {program.name}({parameters})"
+    return [*textwrap.wrap(text, WIDTH, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False),
+            f"  # {program.buffer_bytes:,} bytes of circular buffers in each PE"]
 
 
 def _buffers(program: TileProgram) -> list[str]:
