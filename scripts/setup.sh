@@ -26,7 +26,7 @@ find_python() {
             return
         fi
     done
-    fail "Python 3.11 or later is needed; found $(python3 --version 2>&1 || echo none).
+    fail "Python 3.11 or later is needed (tried ${PYTHON:-python3.11, python3, python3.12, python3.13}).
   Debian, Ubuntu:  apt-get install python3 python3-venv python3-dev
   Fedora, RHEL:    dnf install python3.11 python3.11-devel
 or name one: PYTHON=/path/to/python3.11 make demo"
