@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import fields
 
 from mtia.program import commands as c
@@ -18,14 +17,27 @@ _SKIPPED_FIELDS = {"index", "operands", "results", "location", "body", "before",
 def format_program(program: TileProgram, *, full: bool = False) -> str:
     """One line a command: engine, result with type, mnemonic, operands; circular buffers as `cbN`. `full` also lists
     the commands that only compute addresses, masks and loop bounds."""
-    return "\n".join([*_header(program), *_buffers(program), *_block(program.body, program, 1, full), ""])
+    lines = [*_header(program), *_buffers(program), *_block(program.body, program, 1, full)]
+    return "".join(f"{part}\n" for line in lines for part in _wrapped(line))
 
 
 def _header(program: TileProgram) -> list[str]:
     parameters = ", ".join(f"{p.value}: {p.value.type}" for p in program.parameters)
-    text = f"program {program.name}({parameters})"
-    return [*textwrap.wrap(text, WIDTH, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False),
+    return [f"program {program.name}({parameters})",
             f"  # {program.buffer_bytes:,} bytes of circular buffers in each PE"]
+
+
+def _wrapped(line: str) -> list[str]:
+    """The line in pieces of at most WIDTH characters, broken after commas; later pieces are indented."""
+    out = [""]
+    for i, item in enumerate(line.split(", ")):
+        joined = f"{out[-1]}, {item}" if i else item
+        if len(joined) <= WIDTH or not i:
+            out[-1] = joined
+        else:
+            out[-1] += ","
+            out.append(" " * (len(line) - len(line.lstrip()) + 10) + item)
+    return out
 
 
 def _buffers(program: TileProgram) -> list[str]:
