@@ -89,8 +89,8 @@ def decode_step() -> dict[str, float]:
 
     def step_s(generator: generate.Generator) -> float:
         token = generator.start(prompt)
-        generator.decode(generator.model, generator.cache, token)
-        return kernels.best_s(lambda: int(generator.decode(generator.model, generator.cache, token)))
+        generator.decode(token)
+        return kernels.best_s(lambda: int(generator.decode(token)))
 
     cpu_s = step_s(generate.build(model, length=128, compile=False))
     model = model.to("mtia")

@@ -66,7 +66,7 @@ def time_chip(generator: Generator, prompt: list[int], spec: ChipSpec, *, steps:
             torch.mtia.synchronize()
         for i in range(1, steps + 1):
             with recorder.step(f"decode {i}"):
-                token = generator.decode(generator.model, generator.cache, token)
+                token = generator.decode(token)
                 torch.mtia.synchronize()
     last = f"decode {steps}"
     return LlmTiming(

@@ -153,7 +153,7 @@ def _on_device(
     with stages(f"{how} the prompt step"):
         token = generator.start(prompt)
     with stages(f"{how} the decode step"):
-        generator.decode(generator.model, generator.cache, token)
+        generator.decode(token)
     return generator
 
 
@@ -174,7 +174,7 @@ def _answer(
             if len(tokens) == options.max_new_tokens:
                 break
             with recorder.step(f"decode {len(tokens)}"):
-                token = generator.decode(generator.model, generator.cache, token)
+                token = generator.decode(token)
                 value = int(token)
     return tokens, recorder
 
