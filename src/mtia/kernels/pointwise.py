@@ -57,10 +57,17 @@ def rule_dtype(rule: Rule, out: torch.Tensor, inputs: tuple[Any, ...]) -> torch.
 
 def prepare_out(out: torch.Tensor, inputs: tuple[Any, ...]) -> None:
     """Give a user's `out` the broadcast shape."""
-    shapes = [x.shape for x in inputs if isinstance(x, torch.Tensor)]
-    shape = shapes[0] if len(shapes) == 1 else torch.broadcast_shapes(*shapes)
+    shapes = tuple(x.shape for x in inputs if isinstance(x, torch.Tensor))
+    if all(s == out.shape for s in shapes):
+        return
+    shape = _broadcast.get(shapes)
+    if shape is None:
+        shape = _broadcast[shapes] = torch.broadcast_shapes(*shapes)
     if out.shape != shape:
         out.resize_(shape)
+
+
+_broadcast: dict[tuple[torch.Size, ...], torch.Size] = {}
 
 
 def _bind(schema: str) -> tuple[list[str], dict[str, Any]]:
