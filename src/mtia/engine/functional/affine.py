@@ -17,14 +17,12 @@ Rule = Callable[[Elementwise, list[Held]], Held | None]
 
 
 def _wrap(value: Base, element: Element) -> Base:
-    """Two's complement wrap to the element's width (only results of multiplications and shifts can need it)."""
+    """Two's complement wrap to the element's width. NumPy wraps at 64 bits by itself, Python's integers never do."""
     bits = element.n_bits
-    if bits >= 64:
-        return value
     half = 1 << (bits - 1)
     if isinstance(value, int):
         return value if -half <= value < half else (value + half) % (1 << bits) - half
-    if value.size and (value.max() >= half or value.min() < -half):
+    if bits < 64 and value.size and (value.max() >= half or value.min() < -half):
         return (value + half) % (1 << bits) - half
     return value
 
@@ -56,7 +54,7 @@ def addptr(cmd: Elementwise, args: list[Held]) -> Held | None:
     pointee = cmd.operands[0].type.pointee
     assert pointee is not None
     n = pointee.n_bytes
-    return Lin(a.base + b.base * n, tuple(x + y * n for x, y in zip(a.strides, b.strides, strict=True)))
+    return Lin(_wrap(a.base + b.base * n, Element.PTR), tuple(x + y * n for x, y in zip(a.strides, b.strides, strict=True)))
 
 
 def mul(cmd: Elementwise, args: list[Held]) -> Held | None:
