@@ -105,9 +105,8 @@ def environment_reads(path: Path) -> Iterator[int]:
     """Lines that touch os.environ or os.getenv, but for settings of other libraries named there."""
     lines = path.read_text(encoding="utf-8").splitlines()
     for node in ast.walk(ast.parse("\n".join(lines))):
-        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv") and ast.unparse(node.value) == "os":
-            if not any(f'"{prefix}' in lines[node.lineno - 1] for prefix in OTHERS):
-                yield node.lineno
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.getenv"):
+            yield from () if any(f'"{prefix}' in lines[node.lineno - 1] for prefix in OTHERS) else (node.lineno,)
 
 
 def test_only_knobs_reads_the_environment():
