@@ -8,9 +8,9 @@ The model (facts 2 to 4; the event loop is csrc/timing.cpp, deterministic, ties 
   order, a command starting when it is issued, its engine is free, its operands are there and its buffers have room.
 * A DMA read goes over the NoC to SRAM, which is a memory-side LRU cache over DRAM; servers are first come first served,
   transfers cut through. One PE's stream is held to its port and to max_outstanding_bytes per round trip. Dirty blocks
-  evicted cost DRAM writes. Reads of a block already under way to a PE of the same row or column merge (multicast); so do atomic
-  updates of a block, where there is a reduction network: one SRAM update for the row or column. Runs
-  shorter than an SRAM line pay for the line, picked rows shorter than a DRAM page for the page.
+  evicted cost DRAM writes. Reads of a block already under way to a PE of the same row or column merge (multicast); so
+  do atomic updates of a block where there is a reduction network: one SRAM update for the row or column. Runs shorter
+  than an SRAM line pay for the line, picked rows shorter than a DRAM page for the page.
 * Long launches of like waves: when three groups of waves took the same time, whole groups are skipped (exactly
   accounted) until the waves or the cache's behaviour change.
 """
@@ -84,7 +84,8 @@ class _CLaunch(ctypes.Structure):
         *((n, _I64) for n in ("noc_latency_fs", "sram_latency_fs", "dram_latency_fs", "sram_capacity_bytes",
                               "sram_line_bytes", "dram_page_bytes", "max_outstanding_bytes")),
         *((n, _F64) for n in ("read_fs_per_byte", "write_fs_per_byte", "port_fs_per_byte", "sram_fs_per_byte",
-                              "dram_fs_per_byte", "d2d_fs_per_byte", "run_fs", "reduction_fs_per_byte", "tolerance_frac")),
+                              "dram_fs_per_byte", "d2d_fs_per_byte", "run_fs", "reduction_fs_per_byte",
+                              "tolerance_frac")),
         ("max_spans", _I64), ("span_pes", _I32), ("resident_programs", _I32))
 
 

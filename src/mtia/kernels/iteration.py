@@ -13,7 +13,7 @@ import torch
 FLAT_BLOCKS = ((256 * 128, 256), (1024 * 512, 1024))    # (up to this many elements, block)
 LARGEST_FLAT_BLOCK = 2048
 STREAM_BLOCKS = 1024                                     # so many largest blocks: long enough to stream longer ones
-STREAM_BYTES = 96 << 10                                  # two slots of every operand of a stream; all local memories have it
+STREAM_BYTES = 96 << 10                                  # two slots of every operand of a stream fit it
 LARGEST_STREAM_BLOCK = 8192
 TILE_ELEMENTS = 1024
 STRIDED_TILE_WIDTH = 32                                  # width of a tile some operand crosses with a stride

@@ -56,7 +56,8 @@ def choose_panel(M: int, N: int, K: int, element_bytes: int, spec: ChipSpec) -> 
     Must fit local memory: the panel once, two slots of activations, two of 32-bit partial sums.
     """
     def fits(p: Panel) -> bool:
-        return p.k * p.n * element_bytes + 2 * p.m * p.k * element_bytes + 2 * p.m * p.n * 4 <= spec.pe.local_memory_bytes
+        panel, step = p.k * p.n * element_bytes, p.m * (p.k * element_bytes + p.n * 4)
+        return panel + 2 * step <= spec.pe.local_memory_bytes
 
     def rank(p: Panel) -> tuple[int, int, int]:
         rounds = ceil_div(ceil_div(K, p.k) * ceil_div(N, p.n), spec.grid.n_pes)
@@ -69,7 +70,7 @@ def choose_panel(M: int, N: int, K: int, element_bytes: int, spec: ChipSpec) -> 
 
 def launch_arguments(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor,
                      spec: ChipSpec) -> tuple[tuple[int, ...], tuple[Any, ...], dict[str, Any]]:
-    """Grid, arguments and constants of `mtia_fc_weight_stationary` for x[M, K], w[K, N] and out[M, N], holding zeros."""
+    """Grid, arguments and constants of `mtia_fc_weight_stationary` for x[M, K], w[K, N], out[M, N] of zeros."""
     M, K = x.shape
     N = w.shape[1]
     p = choose_panel(M, N, K, x.element_size(), spec)
