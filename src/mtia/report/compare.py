@@ -54,7 +54,7 @@ class LlmTiming:
         }  # fmt: skip
 
 
-def time_chip(generator: Generator, prompt: list[int], spec: ChipSpec, *, steps: int = 3) -> LlmTiming:
+def time_chip(generator: Generator, prompt: list[int], spec: ChipSpec, *, steps: int = 2) -> LlmTiming:
     """Time the program on `spec`, values off: the prompt, then `steps` decode steps, of which the last one counts.
 
     With a static cache every decode step is the same launches on the same shapes; the first ones fill the SRAM.

@@ -116,6 +116,7 @@ class Generator:
     def device(self) -> torch.device:
         return self.model.device
 
+    @torch.no_grad()
     def start(self, prompt: list[int], *, end: str = "end_prompt") -> torch.Tensor:
         """Run the prompt through an emptied cache: the first new token [1, 1] (or what region `end` gives)."""
         padding = [0] * (padded(len(prompt)) - len(prompt))
@@ -126,6 +127,7 @@ class Generator:
             hidden = self.regions["prompt_layer"](layer, cache, hidden, *shared, n_prompt)
         return self.regions[end](self.model, hidden, n_prompt)
 
+    @torch.no_grad()
     def decode(self, token_11: torch.Tensor, *, end: str = "end_token") -> torch.Tensor:
         """The token [1, 1] after `token_11` (or what region `end` gives); appends to the cache."""
         hidden, *shared = self.regions["begin_token"](self.model, self.cache, token_11)
@@ -133,7 +135,6 @@ class Generator:
             hidden = self.regions["token_layer"](layer, cache, hidden, *shared)
         return self.regions[end](self.model, hidden)
 
-    @torch.no_grad()
     def tokens(self, prompt: list[int], n_new: int, stop: frozenset[int] = frozenset()) -> Iterator[int]:
         """Up to `n_new` greedy tokens, as they come; a token of `stop` ends the answer and is not given out."""
         token = self.start(prompt)
