@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_map_only, tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 import mtia
 

@@ -4,12 +4,12 @@ Unfold writes each output position's patch as a column; fold is its transpose: e
 patches that cover it hold.
 """
 
-# N images, C channels of a group's input, O of its output, T taps of the kernel, L output positions
+# N images, C input channels, O output channels, T taps of the kernel, L output positions
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -30,7 +30,7 @@ def _geometry(n: int) -> tuple[str, ...]:
     return tuple(f"{what}{d}" for d in range(n) for what in ("size", "x_stride", "step", "pad", "dilation"))
 
 
-@lru_cache(maxsize=None)
+@cache
 def unfold_operation(n: int) -> Operation:
     """out[N, C, *kernel, *positions] = x[N, C, position * step - pad + tap * dilation], 0 outside."""
 
@@ -47,7 +47,7 @@ def unfold_operation(n: int) -> Operation:
                             keep_dims=True))
 
 
-@lru_cache(maxsize=None)
+@cache
 def fold_operation(n: int) -> Operation:
     """out[N, C, *positions] = sum over taps of columns[N, C, tap, (position + pad - tap * dilation) / step]."""
 
@@ -56,7 +56,8 @@ def fold_operation(n: int) -> Operation:
                  "base = (c0 * channels + c1) * taps", "for tap in range(0, taps):", "    left = tap.to(tl.int64)"]
         offset, inside = "0", ["mask"]
         for d in range(n - 1, -1, -1):
-            lines += [f"    q{d} = c{2 + d} + pad{d} - (left % kernel{d}) * dilation{d}", f"    left = left // kernel{d}"]
+            lines += [f"    q{d} = c{2 + d} + pad{d} - (left % kernel{d}) * dilation{d}",
+                      f"    left = left // kernel{d}"]
         for d in range(n):
             inside.append(f"(q{d} >= 0) & (q{d} % step{d} == 0) & (q{d} // step{d} < n_out{d})")
             offset = f"({offset}) * n_out{d} + q{d} // step{d}"
@@ -130,23 +131,23 @@ def output_size(inner: Sequence[int], kernel: Sequence[int], stride: Sequence[in
 def _correlate(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, g: Geometry, groups: int
                ) -> torch.Tensor:
     """out[N, O, *outer]: patches of x [N, C, *inner] times weight [O, C / groups, *kernel]."""
-    N, O = x.shape[0], weight.shape[0]
-    out = torch.empty((N, O, g.positions), dtype=x.dtype, device=x.device)
+    N, n_out = x.shape[0], weight.shape[0]
+    out = torch.empty((N, n_out, g.positions), dtype=x.dtype, device=x.device)
     columns = _columns(x, g).unflatten(1, (groups, -1))
-    w = contiguous(weight).view(groups, O // groups, -1)
+    w = contiguous(weight).view(groups, n_out // groups, -1)
     for i in range(groups):
-        part = slice(i * (O // groups), (i + 1) * (O // groups))
+        part = slice(i * (n_out // groups), (i + 1) * (n_out // groups))
         c = None if bias is None else bias[part].view(1, -1, 1)
         multiply(w[i].expand(N, -1, -1), columns[:, i], out[:, part], c)
-    return out.view(N, O, *g.outer)
+    return out.view(N, n_out, *g.outer)
 
 
 def _spread(y: torch.Tensor, weight: torch.Tensor, g: Geometry, groups: int) -> torch.Tensor:
     """out[N, C, *inner]: transpose of `_correlate` in x, for y [N, O, *outer] and weight [O, C / groups, *kernel]."""
-    N, O = y.shape[:2]
+    N, n_out = y.shape[:2]
     C = weight.shape[1] * groups
-    rows = contiguous(y).view(N, groups, O // groups, g.positions)
-    w = contiguous(weight).view(groups, O // groups, -1)
+    rows = contiguous(y).view(N, groups, n_out // groups, g.positions)
+    w = contiguous(weight).view(groups, n_out // groups, -1)
     columns = torch.empty((N, groups, w.shape[2], g.positions), dtype=y.dtype, device=y.device)
     for i in range(groups):
         multiply(w[i].t().expand(N, -1, -1), rows[:, i], columns[:, i])
@@ -158,11 +159,11 @@ def _spread(y: torch.Tensor, weight: torch.Tensor, g: Geometry, groups: int) -> 
 def _weight_gradient(x: torch.Tensor, y: torch.Tensor, shape: Sequence[int], g: Geometry, groups: int
                      ) -> torch.Tensor:
     """Gradient [O, C / groups, *kernel] of `_correlate` in the weight, for x [N, C, *inner] and y [N, O, *outer]."""
-    N, O = y.shape[:2]
+    N, n_out = y.shape[:2]
     columns = _columns(x, g).unflatten(1, (groups, -1))
-    rows = contiguous(y).view(N, groups, O // groups, g.positions)
+    rows = contiguous(y).view(N, groups, n_out // groups, g.positions)
     kind = compute_dtype(x.dtype)
-    each = torch.empty((N, groups, O // groups, columns.shape[2]), dtype=kind, device=x.device)
+    each = torch.empty((N, groups, n_out // groups, columns.shape[2]), dtype=kind, device=x.device)
     for i in range(groups):
         multiply(rows[:, i], columns[:, i].transpose(1, 2), each[:, i])
     out = torch.empty(each.shape[1:], dtype=x.dtype, device=x.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -119,7 +119,7 @@ def _strided_head(layouts: dict[str, str], n_dims: int, index: str, rows: int, c
     return head
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kernel(
     name: str, dtypes: tuple[torch.dtype, ...], tensors: tuple[str, ...], numbers: tuple[str, ...],
     compute: torch.dtype, layouts: str, n_dims: int, tile: tuple[int, ...], wide: bool,

@@ -7,7 +7,7 @@ along the indexed dims gives the rest of the address. Negative indices count fro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ def _indices(n: int) -> tuple[str, ...]:
     return tuple(f"index{j}" for j in range(n))
 
 
-@lru_cache(maxsize=None)
+@cache
 def take_operation(n: int) -> Operation:
     """out = x at n index tensors."""
 
@@ -51,7 +51,7 @@ def take_operation(n: int) -> Operation:
     return define(Operation(f"take{n}", ("x", *_indices(n)), scalars=_scalars(n), body=body))
 
 
-@lru_cache(maxsize=None)
+@cache
 def put_operation(n: int, how: str) -> Operation:
     """x at n index tensors = value, or folded with it (`how`: set, add, amax, amin)."""
 

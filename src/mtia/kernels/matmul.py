@@ -95,7 +95,8 @@ def _arguments(x: torch.Tensor, y: torch.Tensor, c: torch.Tensor | None, out: to
 
     def time_of(t: Tiling) -> float:
         from mtia.host_runtime.launch import time_kernel
-        return time_kernel(mtia_matmul, _grid(B, M, N, t), (x, y, c if c is not None else out, out, *numbers, *integers),
+        addend = out if c is None else c
+        return time_kernel(mtia_matmul, _grid(B, M, N, t), (x, y, addend, out, *numbers, *integers),
                            {**flags, **_blocks(t, K)}, num_stages=t.stages)
 
     tiling = choose_tiling(B, M, N, K, x.dtype, (x.stride(2) == 1, y.stride(2) == 1, scaled, c is not None), time_of)
@@ -111,7 +112,8 @@ def _grid(B: int, M: int, N: int, t: Tiling) -> tuple[int, int]:
 
 
 def _reach(t: torch.Tensor) -> int:
-    return sum((n - 1) * abs(s) for n, s in zip(t.shape, t.stride(), strict=True)) + 4096 * max(1, *map(abs, t.stride()))
+    touched = sum((n - 1) * abs(s) for n, s in zip(t.shape, t.stride(), strict=True))
+    return touched + 4096 * max(1, *map(abs, t.stride()))
 
 
 def multiply(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor, c: torch.Tensor | None = None, alpha: Any = 1,

@@ -107,7 +107,7 @@ def _out_function(names: list[str], known: dict[str, Any], inputs: tuple[str, ..
     return run
 
 
-P, F, O = Rule.PROMOTE, Rule.FLOAT, Rule.OUT
+P, F = Rule.PROMOTE, Rule.FLOAT
 
 _UNARY: tuple[tuple[str, Rule, str, dict[str, str]], ...] = (
     ("abs", P, "tl.abs(x)", {"for_bool": "x"}),

@@ -19,7 +19,8 @@ OFFSET_STEP = 4                 # numbers a counter gives; PyTorch's generators 
 
 _DRAW = [
     "zero = (lin * 0).to(tl.uint32)",
-    "bits, more, third, fourth = tl.philox(seed.to(tl.int64), lin.to(tl.uint32), offset.to(tl.uint32) + zero, zero, zero)",
+    "at = offset.to(tl.uint32) + zero",
+    "bits, more, third, fourth = tl.philox(seed.to(tl.int64), lin.to(tl.uint32), at, zero, zero)",
     "u = tl.uint_to_uniform_float(bits)",
 ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ def _identity(kind: str, dtype: torch.dtype) -> str:
     return str(info.min if kind == "low" else info.max)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kernel(fold_name: str, acc: torch.dtype, out: torch.dtype, n_kept: int, n_reduced: int, axis: int,
             tile: tuple[int, int], wide: bool, part: str) -> Any:
     """`part`: "whole" (one launch), "first" (partials out) or "last" (partials in)."""

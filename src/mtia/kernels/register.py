@@ -9,7 +9,20 @@ from __future__ import annotations
 import torch
 
 from mtia import _C
-from mtia.kernels import convolution, copy, derived, indexing, loss, matmul, normalise, pointwise, randoms, reduce, scan, sort
+from mtia.kernels import (
+    convolution,
+    copy,
+    derived,
+    indexing,
+    loss,
+    matmul,
+    normalise,
+    pointwise,
+    randoms,
+    reduce,
+    scan,
+    sort,
+)
 from mtia.kernels.registry import KERNELS
 
 FAMILIES = (convolution, copy, derived, indexing, loss, matmul, normalise, pointwise, randoms, reduce, scan, sort)

@@ -1,8 +1,8 @@
 """Sorting and top-k along a dim, stable: keys packed with their position into one integer.
 
 A 32-bit key in the upper half and the position in the lower make every entry different, so any sorting network is
-stable. 64-bit types are sorted by their lower, then their upper half. Rows up to BLOCK are sorted in local memory; longer
-ones by compare-exchange passes over device memory.
+stable. 64-bit types are sorted by their lower, then their upper half. Rows up to BLOCK are sorted in local memory;
+longer ones by compare-exchange passes over device memory.
 """
 
 from __future__ import annotations

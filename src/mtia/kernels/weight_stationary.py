@@ -69,14 +69,14 @@ def choose_panel(M: int, N: int, K: int, element_bytes: int, spec: ChipSpec) -> 
 
 
 def launch_arguments(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor,
-                     spec: ChipSpec) -> tuple[tuple[int, ...], tuple[Any, ...], dict[str, Any]]:
+                     spec: ChipSpec) -> tuple[tuple[int, int, int], tuple[Any, ...], dict[str, Any]]:
     """Grid, arguments and constants of `mtia_fc_weight_stationary` for x[M, K], w[K, N], out[M, N] of zeros."""
     M, K = x.shape
     N = w.shape[1]
     p = choose_panel(M, N, K, x.element_size(), spec)
     acc = tl.int32 if out.dtype == torch.int32 else tl.float32
     arguments = (x, w, out, M, N, K, *x.stride(), *w.stride(), *out.stride())
-    return (ceil_div(K, p.k) * ceil_div(N, p.n),), arguments, dict(BM=p.m, BN=p.n, BK=p.k, ACC=acc)
+    return (ceil_div(K, p.k) * ceil_div(N, p.n), 1, 1), arguments, dict(BM=p.m, BN=p.n, BK=p.k, ACC=acc)
 
 
 def fc_weight_stationary(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
