@@ -11,4 +11,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def update_golden(request: pytest.FixtureRequest) -> bool:
-    return request.config.getoption("--update-golden")
+    return bool(request.config.getoption("--update-golden"))

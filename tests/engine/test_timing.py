@@ -207,12 +207,12 @@ def test_all_rates_doubled_halve_the_time(kernel: str):
 @given(kernel=st.sampled_from(sorted(KERNELS)), key=st.sampled_from([*sorted(RATES), "pe.dma.max_outstanding_bytes"]),
        chip=st.sampled_from(CHIPS))
 def test_a_faster_part_is_never_slower(kernel: str, key: str, chip: str):
-    """Greedy arbitration may reorder requests: up to 2 % is allowed where that happens."""
+    """No slack. Where it does not hold (a wider DMA engine) is in tests/timing/test_laws.py, with the reason."""
     spec = load(chip).vary({"power.tdp_w": 2000.0})
     better = type(spec.get(key))(spec.get(key) * 2.0 ** RATES.get(key, 1))
     trace = KERNELS[kernel]()
     faster, slower = run_timed(trace, spec.vary({key: better})), run_timed(trace, spec)
-    assert faster.makespan_fs <= 1.02 * slower.makespan_fs
+    assert faster.makespan_fs <= slower.makespan_fs
 
 
 @pytest.mark.parametrize("n, block, capacity", [(1 << 23, 1024, None), (1 << 24, 2048, None), (1 << 24, 2048, 8 << 20)])

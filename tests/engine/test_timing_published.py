@@ -10,7 +10,6 @@ from mtia.engine.memory import Residency
 from mtia.engine.timeline import KernelTiming
 from mtia.engine.timing import run_timed, touch_launch
 from mtia.engine.trace import Trace
-from mtia.program.types import Element
 from mtia.units import fs_to_s
 
 
@@ -43,22 +42,3 @@ def test_mtia300_bfloat16_add(log2: int, published: float):
     rate = 6 * (1 << log2) / (fs_to_s(timing.makespan_fs) + 16e-6)
     print(f"BF16 add of 2^{log2} on MTIA 300: {rate / 1e9:.0f} GB/s; published {published / 1e9:.0f}")
     assert rate == pytest.approx(published, rel=0.15)
-
-
-# published rates in T(FL)OP/s, MTIA 100, tensors in SRAM (facts 11.1)
-FC_100 = [("int8", 512, 1024, 64.4), ("int8", 2048, 1024, 89.6), ("int8", 256, 2048, 70.2), ("int8", 1024, 2048, 93.0),
-          ("int8", 512, 4096, 91.1), ("int8", 2048, 4096, 100.8), ("fp16", 256, 1024, 28.8), ("fp16", 1024, 1024, 43.2),
-          ("fp16", 512, 2048, 44.2), ("fp16", 2048, 2048, 49.8), ("fp16", 512, 4096, 46.2), ("fp16", 1024, 4096, 49.3)]
-
-
-@pytest.mark.parametrize("dtype, m, k, published", FC_100)
-def test_mtia100_fully_connected_from_sram(dtype: str, m: int, k: int, published: float):
-    """The better of two tilings, launch path included."""
-    spec = load("mtia100")
-    element = Element.I8 if dtype == "int8" else Element.F16
-    tilings = ((64, 128, 64), (128, 64, 128))
-    best = min(repeated(traces.matmul(m, k, k, *tiling, element), spec).makespan_fs for tiling in tilings)
-    time_s = fs_to_s(best) + spec.launch.control_s + spec.launch.start_s + spec.launch.finish_s
-    rate = 2 * m * k * k / time_s / 1e12
-    print(f"FC {dtype} {m}x{k}x{k} on MTIA 100: {rate:.1f} T/s; published {published}")
-    assert rate == pytest.approx(published, rel=0.17)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -56,7 +56,7 @@ def record(name: str, chip: str = "mtia200") -> Recorded:
     return _record(name, chip)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _record(name: str, chip: str) -> Recorded:
     torch.mtia.init()
     with knobs.scope(values=False), silicon.use(chip) as spec:
@@ -82,13 +82,13 @@ def _fully_connected(spec: ChipSpec) -> Recorded:
     x, w = _new(128, 512, dtype=torch.float16), _new(512, 512, dtype=torch.float16)
     grid, arguments, constants = launch_arguments(x, w, _new(128, 512, dtype=torch.float32), spec)
     program = launch.compile_kernel(mtia_fc_weight_stationary, arguments, constants)
-    return _recorded(program, (*grid, 1, 1), arguments)
+    return _recorded(program, grid, arguments)
 
 
-def _recorded(program: TileProgram, grid: tuple[int, ...], arguments: Sequence[Any]) -> Recorded:
+def _recorded(program: TileProgram, grid: tuple[int, int, int], arguments: Sequence[Any]) -> Recorded:
     tensors = tuple(a for a in arguments if isinstance(a, torch.Tensor))
     plain = tuple(a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments)
-    return Recorded(program, (grid[0], grid[1], grid[2]), plain, tensors)
+    return Recorded(program, grid, plain, tensors)
 
 
 NAMES = (*OPERATORS, "fc")

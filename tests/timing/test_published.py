@@ -153,7 +153,7 @@ def weight_stationary(m: int, k: int, dtype: torch.dtype, spec: ChipSpec) -> Ker
     held = Residency(spec.sram.capacity_bytes)
     for t in (x, w, out):
         held.touch(t.data_ptr(), t.data_ptr() + t.nbytes, written=False)
-    return time_program(program, (*grid, 1, 1), arguments, spec, held)
+    return time_program(program, grid, arguments, spec, held)
 
 
 @pytest.mark.parametrize("m, k, dtype, published", CASES)

@@ -94,7 +94,7 @@ class KernelTiming:
     sram_bytes: int
     noc_bytes: int
     local_bytes: int
-    merged_bytes: int                        # read by multicast: delivered without an SRAM read of their own
+    merged_bytes: int                        # multicast reads, joined updates: no SRAM access of their own
     hit_bytes: int                           # found in SRAM
     flop: int
     mac: Mapping[str, int]
