@@ -179,9 +179,10 @@ def test_a_faster_part_is_never_slower(kernel: str, key: str, chip: str, factor:
 
 
 def test_a_wider_dma_engine_may_lose_a_race():
-    """The one exception found, in 4 000 comparisons. A wider DMA engine lets a PE ask for its second block sooner, and so
-    be first at DRAM for both, where its neighbours then listen in; each first request waits a DRAM round trip, and this
-    PE is the one the launch ends with. The same bytes move from the same places. First come, first served arbitration
+    """The one kind of exception found in 4 000 comparisons (this kernel, and 0.6 % on "matmul").
+
+    A wider DMA engine lets a PE ask for its second block sooner, and so be first at DRAM for both, where its neighbours
+    then listen in; each first request waits a DRAM round trip, and this PE is the one the launch ends with. The same bytes move from the same places. First come, first served arbitration
     does this (Graham's anomaly), in silicon as well as here."""
     spec = load("mtia100")
     trace = record("uneven matmul").trace(spec)
