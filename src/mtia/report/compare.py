@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from rich import box
 from rich.table import Table
 
 from mtia import knobs
@@ -16,7 +17,6 @@ from mtia.report import interval
 from mtia.report.generate import Generator
 from mtia.report.launches import Recorder
 from mtia.report.summary import KernelSummary, total
-from mtia.units import format_si, format_time
 
 Range = tuple[float, float]
 
@@ -89,40 +89,43 @@ def with_interval(generator: Generator, prompt: list[int], timing: LlmTiming) ->
     )  # fmt: skip
 
 
-HEADINGS = ("chip", "first token", "per token", "tokens/s", "J/token", "bound by", "of roof", "assumed")
+HEADINGS = ("chip", "first token", "per token", "tokens/s", "J/token", "bound by", "of roof")
+SEPARATOR = " | "  # between a figure and its range
 
 
 def rows(timings: Iterable[LlmTiming]) -> list[tuple[str, ...]]:
-    """One row of text per chip, under HEADINGS."""
+    """One row of text per chip, under HEADINGS; a range follows its figure behind SEPARATOR."""
     return [_row(t) for t in timings]
 
 
 def _row(t: LlmTiming) -> tuple[str, ...]:
+    rate_range = None if t.tpot_range_s is None else (1 / t.tpot_range_s[1], 1 / t.tpot_range_s[0])
     return (
-        t.spec.name, _ranged(t.ttft_s, t.ttft_range_s), _ranged(t.tpot_s, t.tpot_range_s), _rate(t),
-        f"{t.j_per_token:.3g}" + _plain_range(t.energy_range_j), f"{t.decode.bound} {100 * t.decode.bound_frac:.0f}%",
-        f"{100 * t.decode.roof_frac:.1f}%", f"{len(t.spec.uncertain())} figures",
+        t.spec.name, _cell(t.ttft_s, t.ttft_range_s, _ms), _cell(t.tpot_s, t.tpot_range_s, _ms),
+        _cell(t.tokens_per_s, rate_range, "{:.0f}".format), _cell(t.j_per_token, t.energy_range_j, "{:.2g}".format),
+        f"{t.decode.bound} {100 * t.decode.bound_frac:.0f}%", f"{100 * t.decode.roof_frac:.1f}%",
     )  # fmt: skip
 
 
-def _ranged(value_s: float, ends: Range | None) -> str:
-    return format_time(value_s) + ("" if ends is None else f" [{format_time(ends[0])}, {format_time(ends[1])}]")
+def _ms(time_s: float) -> str:
+    return f"{time_s * 1e3:.3g} ms"
 
 
-def _rate(t: LlmTiming) -> str:
-    value = format_si(t.tokens_per_s, "")
-    return value if t.tpot_range_s is None else f"{value}[{1 / t.tpot_range_s[1]:.0f}, {1 / t.tpot_range_s[0]:.0f}]"
-
-
-def _plain_range(ends: Range | None) -> str:
-    return "" if ends is None else f" [{ends[0]:.2g}, {ends[1]:.2g}]"
+def _cell(value: float, ends: Range | None, text: Callable[[float], str]) -> str:
+    shown = text(value)
+    return shown if ends is None else f"{shown}{SEPARATOR}{text(ends[0]).removesuffix(' ms')} to {text(ends[1])}"
 
 
 def table(timings: Sequence[LlmTiming], title: str) -> Table:
-    """The comparison on the terminal."""
-    out = Table(title=title, title_justify="left", header_style="bold")
+    """The comparison on the terminal: ranges on a line of their own."""
+    out = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
     for i, heading in enumerate(HEADINGS):
-        out.add_column(heading, justify="left" if i == 0 else "right")
+        out.add_column(heading, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows(timings):
-        out.add_row(*row)
+        out.add_row(*(_two_lines(cell) for cell in row))
     return out
+
+
+def _two_lines(cell: str) -> str:
+    value, separator, ends = cell.partition(SEPARATOR)
+    return f"{value}\n[dim]{ends}[/]" if separator else value

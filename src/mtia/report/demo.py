@@ -249,9 +249,10 @@ def caption(result: Result, n_prompt: int) -> str:
 
 
 INTERVAL_NOTE = (
-    "[low, high]: the same run with all of the chip's assumed figures at their fast ends, then all at their slow ends. "
+    "Ranges: the same run with all of the chip's assumed figures at their fast ends, then all at their slow ends. "
     "Time per token is that of a decode step with what fits already in SRAM. A bound is the part that takes "
-    "most of a step; the share of roof is the least time that peak rates and DRAM bandwidth allow, over the time taken."
+    "most of a step ('launch': the grid waits for the host and the launch path); the share of roof is the least time "
+    "that the busiest unit of each kernel allows, over the time taken."
 )
 
 
@@ -261,8 +262,10 @@ def report(result: Result, n_prompt: int, console: Console) -> None:
     for sentence in checks(result):
         console.print(f"{mark} {sentence}")
     console.print()
+    specs = [t.spec for t in result.timings]
+    assumed = ", ".join(f"{spec.name} {len(spec.uncertain())} of {len(spec.figures)}" for spec in specs)
     console.print(compare.table(result.timings, title=caption(result, n_prompt)))
-    console.print(f"[dim]{INTERVAL_NOTE}[/]\n")
+    console.print(f"[dim]{INTERVAL_NOTE} Assumed figures: {assumed}.[/]\n")
     for file in result.files:
         console.print(f"wrote {file}")
     console.print(f"[dim]{result.wall_s['total']:.1f} s in all[/]")
@@ -271,7 +274,8 @@ def report(result: Result, n_prompt: int, console: Console) -> None:
 def _write(result: Result, n_prompt: int) -> None:
     folder = result.options.folder
     runs = [(f"{result.recorder.spec.title}, the answer", result.recorder.launches)]
-    runs += [(f"{t.spec.title}, timing run", t.recorder.launches) for t in result.timings]
+    last = [list(t.recorder.steps)[-1] for t in result.timings]
+    runs += [(f"{t.spec.title}, one step", t.recorder.of_step(step)) for t, step in zip(result.timings, last)]
     result.files = [
         page.write(folder / "demo.html", title="A stock PyTorch LLM on simulated MTIA",
                    lead=caption(result, n_prompt), body=_sections(result)),
