@@ -8,7 +8,8 @@ programs on them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,8 @@ from mtia.program.program import TileProgram
 from mtia.program.types import Element, TileType, Value
 
 CHUNK_ELEMENTS = 1 << 18
+PARALLEL_WORK = 1 << 18
+MACS_PER_ELEMENT = 16        # multiply-adds a host core does in the time of one element's operation
 
 Argument = int | float | bool
 
@@ -47,6 +50,7 @@ class Plan:
 
     origins: dict[int, int] = field(default_factory=dict)       # value id -> parameter index
     largest_tile: int = 1
+    largest_work: int = 1                                       # of one command, in units of one element's operation
     n_values: int = 0
     sequential: bool = False
 
@@ -75,6 +79,7 @@ def _plan_block(block: c.Block, plan: Plan, *, in_while: bool) -> None:
         for value in (*command.results, *(a for b in command.blocks for a in b.args)):
             plan.n_values = max(plan.n_values, value.id + 1)
             plan.largest_tile = max(plan.largest_tile, value.type.n_elements)
+        plan.largest_work = max(plan.largest_work, plan.largest_tile, _matmul_work(command))
         plan.sequential |= in_while and isinstance(command, c.AtomicCas | c.AtomicRmw)
         _trace_pointers(command, plan)
         for inner in command.blocks:
@@ -82,6 +87,12 @@ def _plan_block(block: c.Block, plan: Plan, *, in_while: bool) -> None:
         if isinstance(command, c.For | c.While | c.If) and not isinstance(command, c.For):
             for inner in command.blocks[-1:]:
                 _join_origins(inner.yields[-len(command.results):] if command.results else (), command.results, plan)
+
+
+def _matmul_work(command: c.Command) -> int:
+    if not isinstance(command, c.MatMul):
+        return 0
+    return command.result.type.n_elements * command.operands[0].type.shape[-1] // MACS_PER_ELEMENT
 
 
 def _trace_pointers(command: c.Command, plan: Plan) -> None:
@@ -103,11 +114,26 @@ def _join_origins(sources: Sequence[Value], targets: Sequence[Value], plan: Plan
             plan.origins[target.id] = plan.origins[source.id]
 
 
+@contextmanager
+def host_threads(plan: Plan, n_programs: int) -> Iterator[None]:
+    """One host thread where the work is small: waking a second costs more than it saves, and on a busy machine a whole
+    time slice. Results do not depend on it: tiles are independent."""
+    before = torch.get_num_threads()
+    alone = before > 1 and n_programs * plan.largest_work < PARALLEL_WORK
+    if alone:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if alone:
+            torch.set_num_threads(before)
+
+
 def run(launch: Launch) -> None:
     """Compute the launch's values in device memory. Raises what the chip would refuse, named with line and instance."""
     plan = plan_of(launch.program)
     chunk = 1 if plan.sequential else max(1, CHUNK_ELEMENTS // plan.largest_tile)
-    with torch.no_grad():
+    with torch.no_grad(), host_threads(plan, launch.n_programs):
         for first in range(0, launch.n_programs, chunk):
             Interpreter(launch, plan, first, min(chunk, launch.n_programs - first)).run()
 

@@ -26,6 +26,7 @@ from mtia.engine.functional.interpreter import (
     Plan,
     _fill_value,
     held_mask,
+    host_threads,
     plan_of,
 )
 from mtia.engine.functional.interpreter import run as interpret
@@ -80,7 +81,7 @@ def run(launch: Launch) -> None:
     elif not known:
         tapes[key] = _record(launch)
     else:
-        with torch.no_grad():
+        with torch.no_grad(), host_threads(plan_of(program), launch.n_programs):
             for tape in known:
                 tape.replay(launch.arguments, launch.allocations)
 
@@ -93,7 +94,7 @@ def _record(launch: Launch) -> list[Tape] | None:
         return None
     chunk = max(1, CHUNK_ELEMENTS // plan.largest_tile)
     tapes: list[Tape] | None = []
-    with torch.no_grad():
+    with torch.no_grad(), host_threads(plan, launch.n_programs):
         for first in range(0, launch.n_programs, chunk):
             recorder = Recorder(launch, plan, first, min(chunk, launch.n_programs - first))
             recorder.run()
