@@ -6,6 +6,7 @@ scalars and pointer layout on the same chip, finding the same share of its argum
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,11 +30,14 @@ from mtia.errors import MisalignedAccess
 from mtia.host_runtime import graphs, silicon
 from mtia.host_runtime.clock import clock
 from mtia.host_runtime.record import Kind, Work
+from mtia.program import commands as c
 from mtia.program.dataflow import dataflow_of
 from mtia.program.fit import fit
 from mtia.program.program import TileProgram
 from mtia.units import fs_to_s
 
+MOST_INDEX_BYTES = 1 << 16    # of index data in the key of a timing
+MOST_DATA_TIMINGS = 256      # timings kept of a program whose addresses come from memory
 RESIDENCY_STEPS = 16        # residency of an argument in SRAM is told apart in steps of 1/16
 
 
@@ -64,8 +68,10 @@ class Site:
     program: TileProgram
     pointers: tuple[int, ...]
     data_dependent: bool
+    index_loads: frozenset[int]     # load commands whose values decide addresses, masks or control
     timings: dict[tuple, Timed] = field(default_factory=dict)
     touched: dict[tuple, tuple[Touched, ...]] = field(default_factory=dict)
+    index_reads: dict[tuple, tuple[Touched, ...] | None] = field(default_factory=dict)      # None: cannot be cached
 
 
 _sites: dict[tuple[int, int], tuple[TileProgram, ChipSpec, Site]] = {}
@@ -85,9 +91,15 @@ def site_of(program: TileProgram, spec: ChipSpec) -> Site:
         strict = knobs.get().strict and is_user_kernel(program)
         fitted = fit(program, spec, strict=strict)
         pointers = tuple(i for i, p in enumerate(program.parameters) if p.value.type.is_pointer)
-        known = (program, spec, Site(fitted, pointers, dataflow_of(program).data_dependent))
+        known = (program, spec, Site(fitted, pointers, dataflow_of(fitted).data_dependent, _index_loads(fitted)))
         _sites[(id(program), id(spec))] = known
     return known[2]
+
+
+def _index_loads(program: TileProgram) -> frozenset[int]:
+    index_values = dataflow_of(program).index_values
+    return frozenset(cmd.index for cmd in program.commands if isinstance(cmd, c.Load | c.AtomicRmw | c.AtomicCas)
+                     and any(r.id in index_values for r in cmd.results))
 
 
 def residency_of(device: int, spec: ChipSpec) -> Residency:
@@ -164,11 +176,9 @@ def _layout(site: Site, plain: Sequence[Any]) -> tuple:
 
 
 def _timed(request: Launch, site: Site, spec: ChipSpec, residency: Residency) -> Timed:
+    layout: tuple = (request.grid, _layout(site, request.arguments))
     if site.data_dependent:
-        timed = _time(request, site, spec, residency)
-        _touch(timed.touched, request.arguments, residency)
-        return timed
-    layout = (request.grid, _layout(site, request.arguments))
+        return _timed_by_data(request, site, spec, residency, layout)
     touched = site.touched.get(layout)
     if touched is not None:
         key = (layout, _shares(touched, request.arguments, residency))
@@ -176,13 +186,60 @@ def _timed(request: Launch, site: Site, spec: ChipSpec, residency: Residency) ->
         if timed is not None:
             _touch(touched, request.arguments, residency)
             return timed
+    return _time_and_keep(request, site, spec, residency, layout, trace_launch(request))
+
+
+def _timed_by_data(request: Launch, site: Site, spec: ChipSpec, residency: Residency, layout: tuple) -> Timed:
+    """As `_timed`, where addresses, masks or control come from memory: what those loads read is part of the key."""
+    arguments = request.arguments
+    reads = site.index_reads.get(layout)
+    if reads is not None:
+        with_data = (layout, _bytes_of(reads, arguments))
+        touched = site.touched.get(with_data)
+        timed = None if touched is None else site.timings.get((with_data, _shares(touched, arguments, residency)))
+        if timed is not None:
+            _touch(timed.touched, arguments, residency)
+            return timed
     trace = trace_launch(request)
+    if layout not in site.index_reads:
+        site.index_reads[layout] = _reads_of(trace, site, arguments)
+    reads = site.index_reads[layout]
+    if reads is None:
+        timed = _time(request, site, spec, residency, trace)
+        _touch(timed.touched, arguments, residency)
+        return timed
+    for held in (site.timings, site.touched):                   # new data at each launch must not fill the memory
+        while len(held) > MOST_DATA_TIMINGS:
+            held.pop(next(iter(held)))
+    return _time_and_keep(request, site, spec, residency, (layout, _bytes_of(reads, arguments)), trace)
+
+
+def _time_and_keep(request: Launch, site: Site, spec: ChipSpec, residency: Residency, layout: tuple,
+                   trace: Trace) -> Timed:
     touched = _touched(trace, request.arguments)
     key = (layout, _shares(touched, request.arguments, residency))
     timed = _time(request, site, spec, residency, trace, touched)
     site.touched[layout], site.timings[key] = touched, timed
     _touch(touched, request.arguments, residency)
     return timed
+
+
+def _reads_of(trace: Trace, site: Site, arguments: Sequence[Any]) -> tuple[Touched, ...] | None:
+    """Where the loads that decide addresses and control read; None where that itself depends on data, or is much."""
+    program = site.program
+    if (site.index_loads & dataflow_of(program).loaded_addresses
+            or any(isinstance(cmd, c.If | c.While) for cmd in program.commands)
+            or any(not isinstance(program.commands[at], c.Load) for at in site.index_loads)):
+        return None
+    found = footprints(trace, [s.access for s in trace.steps if s.access is not None and s.command in site.index_loads])
+    if any(f.parameter < 0 for f in found) or sum(f.hi - f.lo for f in found) > MOST_INDEX_BYTES:
+        return None
+    return tuple(Touched(f.parameter, f.lo - arguments[f.parameter], f.hi - arguments[f.parameter], False, f.n_bytes)
+                 for f in found)
+
+
+def _bytes_of(reads: Sequence[Touched], arguments: Sequence[Any]) -> bytes:
+    return b"".join(ctypes.string_at(arguments[r.parameter] + r.first, r.end - r.first) for r in reads)
 
 
 def _time(request: Launch, site: Site, spec: ChipSpec, residency: Residency, trace: Trace | None = None,
