@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ import mtia
 from .configs import MODELS, build
 
 
-def first_tensor(output: object) -> torch.Tensor:
+def first_tensor(output: Any) -> torch.Tensor:
     return next(v for v in output.values() if isinstance(v, torch.Tensor))
 
 
@@ -35,10 +36,11 @@ def test_forward(name: str, dtype: torch.dtype) -> None:
 def test_greedy_decode_with_a_static_cache() -> None:
     model, inputs = build("llama")
     options = dict(max_new_tokens=6, do_sample=False, cache_implementation="static", disable_compile=True)
-    expected = model.generate(**inputs, **options)
-    device_model = copy.deepcopy(model).to("mtia")
+    generate: Any = model.generate
+    expected = generate(**inputs, **options)
+    generate = copy.deepcopy(model).to("mtia").generate
     before = mtia.host_fallbacks()
-    got = device_model.generate(inputs["input_ids"].to("mtia"), **options)
+    got = generate(inputs["input_ids"].to("mtia"), **options)
     after = mtia.host_fallbacks()
     assert after == before, {k: v for k, v in after.items() if before.get(k) != v}
     assert torch.equal(got.cpu(), expected)

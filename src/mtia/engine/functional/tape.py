@@ -350,8 +350,9 @@ def _move_entry(moves: list[tuple[int, int]]) -> Entry:
         return one
 
     def entry(env: Env, *_: object) -> None:
-        for (target, _), held in zip(moves, [env[s] for _, s in moves], strict=True):
-            env[target] = held
+        held = [env[s] for _, s in moves]
+        for (at, _), value in zip(moves, held, strict=True):
+            env[at] = value
     return entry
 
 
