@@ -113,12 +113,15 @@ def _ms(time_s: float) -> str:
 
 def _cell(value: float, ends: Range | None, text: Callable[[float], str]) -> str:
     shown = text(value)
-    return shown if ends is None else f"{shown}{SEPARATOR}{text(ends[0]).removesuffix(' ms')} to {text(ends[1])}"
+    if ends is None:
+        return shown
+    low, high = (text(end).removesuffix(" ms") for end in ends)
+    return f"{shown}{SEPARATOR}{low}–{high}"
 
 
 def table(timings: Sequence[LlmTiming], title: str) -> Table:
     """The comparison on the terminal: ranges on a line of their own."""
-    out = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1))
+    out = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
     for i, heading in enumerate(HEADINGS):
         out.add_column(heading, justify="left" if i == 0 else "right", no_wrap=True)
     for row in rows(timings):
