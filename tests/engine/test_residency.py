@@ -16,7 +16,7 @@ def test_what_was_touched_is_resident_until_newer_bytes_push_it_out():
     assert r.fraction(0, 60) == 1.0 and r.fraction(0, 120) == 0.5
     r.touch(200, 260, written=False)
     assert r.fraction(200, 260) == 1.0
-    assert r.fraction(0, 60) == 40 / 60                          # the first 20 bytes made room
+    assert r.fraction(0, 60) == 40 / 60  # the first 20 bytes made room
 
 
 def test_touching_again_keeps_a_range():

@@ -25,8 +25,14 @@ CHIPS = ("mtia100", "mtia200", "mtia300", "mtia400")
 
 def quick(name: str = "mtia200", **changes: object) -> ChipSpec:
     """A chip without latencies or issue cost, so that small cases can be worked by hand."""
-    free = {"noc.latency_s": 1e-15, "sram.latency_s": 1e-15, "dram.latency_s": 1e-15, "pe.sfu.startup_cycles": 1,
-            "pe.cores.scalar_issue_cycles": 1, "pe.cores.dma_issue_cycles": 1}
+    free = {
+        "noc.latency_s": 1e-15,
+        "sram.latency_s": 1e-15,
+        "dram.latency_s": 1e-15,
+        "pe.sfu.startup_cycles": 1,
+        "pe.cores.scalar_issue_cycles": 1,
+        "pe.cores.dma_issue_cycles": 1,
+    }
     return load(name).vary({**free, **changes})
 
 
@@ -54,10 +60,18 @@ def test_every_command_has_a_rule():
 
 # --- worked by hand ---------------------------------------------------------------------------------------------------
 
+
 def test_two_slots_hide_the_load():
     """Three tiles of 8192 float32. Load: 32 KiB at the DMA's rate; work: 8192 elements at 32 a cycle, 1 to start."""
-    spec = quick(**{"pe.dma.read_bytes_per_cycle": 128, "noc.pe_bytes_per_s": 128 * 1e9, "clock_hz": 1e9,
-                    "sram.bytes_per_s": 1e15, "pe.dma.max_outstanding_bytes": 1 << 20})
+    spec = quick(
+        **{
+            "pe.dma.read_bytes_per_cycle": 128,
+            "noc.pe_bytes_per_s": 128 * 1e9,
+            "clock_hz": 1e9,
+            "sram.bytes_per_s": 1e15,
+            "pe.dma.max_outstanding_bytes": 1 << 20,
+        }
+    )
     load_cycles, work_cycles = 256, 257
 
     def cycles(slots: int) -> float:
@@ -146,6 +160,7 @@ def test_an_empty_launch_takes_no_time():
 
 # --- laws -------------------------------------------------------------------------------------------------------------
 
+
 @kernels
 @pytest.mark.parametrize("chip", CHIPS)
 def test_no_timeline_beats_its_roof(kernel: str, chip: str):
@@ -164,7 +179,7 @@ def test_bytes_are_conserved(kernel: str):
     assert timing.requested_bytes == timing.noc_bytes == asked
     assert timing.sram_bytes + timing.merged_bytes == asked
     assert timing.dram_read_bytes <= asked
-    assert timing.dram_write_bytes == 0                          # it all fits SRAM
+    assert timing.dram_write_bytes == 0  # it all fits SRAM
 
 
 @kernels
@@ -191,8 +206,15 @@ def test_same_inputs_same_timing(kernel: str):
     assert first == second
 
 
-RATES = {"clock_hz": 1, "noc.pe_bytes_per_s": 1, "sram.bytes_per_s": 1, "dram.bytes_per_s": 1, "noc.latency_s": -1,
-         "sram.latency_s": -1, "dram.latency_s": -1}
+RATES = {
+    "clock_hz": 1,
+    "noc.pe_bytes_per_s": 1,
+    "sram.bytes_per_s": 1,
+    "dram.bytes_per_s": 1,
+    "noc.latency_s": -1,
+    "sram.latency_s": -1,
+    "dram.latency_s": -1,
+}
 
 
 @kernels
@@ -204,8 +226,11 @@ def test_all_rates_doubled_halve_the_time(kernel: str):
 
 
 @settings(max_examples=40, deadline=None)
-@given(kernel=st.sampled_from(sorted(KERNELS)), key=st.sampled_from([*sorted(RATES), "pe.dma.max_outstanding_bytes"]),
-       chip=st.sampled_from(CHIPS))
+@given(
+    kernel=st.sampled_from(sorted(KERNELS)),
+    key=st.sampled_from([*sorted(RATES), "pe.dma.max_outstanding_bytes"]),
+    chip=st.sampled_from(CHIPS),
+)
 def test_a_faster_part_is_never_slower(kernel: str, key: str, chip: str):
     """No slack. Where it does not hold (a wider DMA engine) is in tests/timing/test_laws.py, with the reason."""
     spec = load(chip).vary({"power.tdp_w": 2000.0})
@@ -216,8 +241,9 @@ def test_a_faster_part_is_never_slower(kernel: str, key: str, chip: str):
 
 
 @pytest.mark.parametrize("n, block, capacity", [(1 << 23, 1024, None), (1 << 24, 2048, None), (1 << 24, 2048, 8 << 20)])
-def test_skipped_waves_agree_with_the_full_simulation(n: int, block: int, capacity: int | None,
-                                                      monkeypatch: pytest.MonkeyPatch):
+def test_skipped_waves_agree_with_the_full_simulation(
+    n: int, block: int, capacity: int | None, monkeypatch: pytest.MonkeyPatch
+):
     spec = load("mtia300") if capacity is None else load("mtia300").vary({"sram.capacity_bytes": capacity})
     trace = traces.elementwise(n, block)
     skipped = run_timed(trace, spec)
@@ -231,6 +257,7 @@ def test_skipped_waves_agree_with_the_full_simulation(n: int, block: int, capaci
 
 
 # --- energy, report ---------------------------------------------------------------------------------------------------
+
 
 def test_energy_adds_up_and_a_low_tdp_slows_the_chip():
     trace, spec = traces.matmul(1024, 1024, 1024, 128, 64, 128), load("mtia200")

@@ -19,8 +19,15 @@ def test_import_torch_is_enough():
 
 
 def test_import_torch_loads_no_heavy_modules_and_no_chip():
-    heavy = ["triton", "transformers", "torch._inductor", "torch._dynamo.device_interface", "mtia.chips.loader",
-             "mtia.host_runtime.hooks", "mtia.kernels"]
+    heavy = [
+        "triton",
+        "transformers",
+        "torch._inductor",
+        "torch._dynamo.device_interface",
+        "mtia.chips.loader",
+        "mtia.host_runtime.hooks",
+        "mtia.kernels",
+    ]
     code = f"import sys, torch, json; assert torch.mtia.is_available(); print(json.dumps([m for m in {heavy} if m in sys.modules]))"
     done = python(code)
     assert json.loads(done.stdout) == [], done.stderr

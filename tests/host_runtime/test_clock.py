@@ -10,7 +10,7 @@ from mtia.host_runtime import record
 from mtia.host_runtime.clock import HOST_BYTES_PER_S, Clock
 from mtia.host_runtime.record import Kind, Work
 
-NS = 10**6      # femtoseconds
+NS = 10**6  # femtoseconds
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def kernel(timer: Clock, ns: int, *, stream: int = 0, device: int = 0):
 def test_first_launch_pays_host_control_and_start(timer):
     span = kernel(timer, 100)
     assert (span.submit_fs, span.start_fs, span.end_fs) == (10 * NS, 18 * NS, 118 * NS)
-    assert timer.host_fs == 10 * NS      # the host does not wait
+    assert timer.host_fs == 10 * NS  # the host does not wait
 
 
 def test_a_host_that_waits_learns_of_the_end_after_the_report(timer):

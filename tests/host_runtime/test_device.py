@@ -17,8 +17,11 @@ def on_device(x: torch.Tensor) -> torch.Tensor:
     return moved
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool,
-                                   torch.float64, torch.complex64], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.int8, torch.bool, torch.float64, torch.complex64],
+    ids=str,
+)
 def test_round_trip_keeps_values_shape_and_dtype(dtype):
     x = torch.arange(24).reshape(2, 3, 4).to(dtype)
     back = on_device(x).cpu()
@@ -92,7 +95,9 @@ def test_out_argument_is_resized():
 
 def small_model() -> nn.Sequential:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv1d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(24, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    return nn.Sequential(
+        nn.Conv1d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.Linear(24, 8), nn.LayerNorm(8), nn.Linear(8, 2)
+    )
 
 
 def test_autograd_matches_the_cpu():
@@ -123,7 +128,7 @@ def test_save_and_load(location):
     x = torch.randn(3, 4)
     moved = on_device(x)
     file = io.BytesIO()
-    torch.save({"x": moved, "row": moved[1]}, file)      # torch saves mtia tensors one by one: sharing is not kept
+    torch.save({"x": moved, "row": moved[1]}, file)  # torch saves mtia tensors one by one: sharing is not kept
     file.seek(0)
     loaded = torch.load(file, map_location=location)
     assert loaded["x"].device.type == ("cpu" if location == "cpu" else "mtia")

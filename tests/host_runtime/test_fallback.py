@@ -55,7 +55,7 @@ def test_host_time_is_on_the_clock():
     with record.session() as log:
         host_op(1 << 20)
     (span,) = [s for s in log.of_kind(Kind.HOST) if s.name.startswith(OP)]
-    n_bytes = 8 << 20      # in and out
+    n_bytes = 8 << 20  # in and out
     assert span.work.n_bytes == n_bytes
     assert span.duration_fs > n_bytes / mtia.chip().host_link.bytes_per_s * 1e15
 

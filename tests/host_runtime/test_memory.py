@@ -13,7 +13,7 @@ GiB = 2**30
 def test_statistics_follow_allocations():
     before = torch.mtia.memory_allocated()
     x = torch.empty(1000, device="mtia")
-    assert torch.mtia.memory_allocated() - before == 4096      # granules of 512 bytes
+    assert torch.mtia.memory_allocated() - before == 4096  # granules of 512 bytes
     torch.mtia.reset_peak_memory_stats()
     y = torch.empty(10**6, device="mtia")
     del y
@@ -37,10 +37,12 @@ def test_accelerator_memory_api():
 
 def test_out_of_memory_names_request_capacity_and_device():
     capacity = mtia.chip().dram.capacity_bytes
-    expected = rf"Tried to allocate {capacity / GiB + 1:.2f} GiB. mtia:0 \({mtia.chip().title}\) has a total capacity of"
+    expected = (
+        rf"Tried to allocate {capacity / GiB + 1:.2f} GiB. mtia:0 \({mtia.chip().title}\) has a total capacity of"
+    )
     with pytest.raises(torch.OutOfMemoryError, match=expected):
         torch.empty(capacity + GiB, dtype=torch.uint8, device="mtia")
-    torch.ones(1, device="mtia")      # and the device goes on
+    torch.ones(1, device="mtia")  # and the device goes on
 
 
 def test_out_of_memory_observer_is_told():

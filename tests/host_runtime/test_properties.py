@@ -17,7 +17,7 @@ def test_attributes_and_keys_agree_on_every_generation(name):
     p = properties(spec)
     assert p.multi_processor_count == p["multi_processor_count"] == spec.grid.n_pes
     assert p.total_memory == spec.dram.capacity_bytes
-    assert p.warp_size == 32      # 1 trips Inductor's reduction splitting
+    assert p.warp_size == 32  # 1 trips Inductor's reduction splitting
 
 
 def test_properties_through_torch():

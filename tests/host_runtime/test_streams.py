@@ -9,7 +9,7 @@ from mtia.host_runtime.benchmark import simulated_ms
 from mtia.host_runtime.clock import clock
 from mtia.host_runtime.record import Kind
 
-MS = 10**12      # femtoseconds
+MS = 10**12  # femtoseconds
 
 
 def busy(ms: int, stream: torch.Stream | None = None) -> None:
@@ -87,7 +87,7 @@ def test_benchmark_is_first_start_to_last_end():
 def test_generator_state_is_seed_and_offset():
     generator = torch.Generator("mtia").manual_seed(7)
     assert _C.philox_seed_offset(generator, 5) == (7, 0)
-    assert _C.philox_seed_offset(generator, 1) == (7, 8)      # in steps of four
+    assert _C.philox_seed_offset(generator, 1) == (7, 8)  # in steps of four
     state = generator.get_state()
     assert _C.philox_seed_offset(generator, 4) == (7, 12)
     generator.set_state(state)
@@ -149,7 +149,7 @@ def test_memory_of_a_graph_is_not_handed_to_others():
         address = first.data_ptr()
         del first
         again = torch.empty(1000, device="mtia")
-        assert again.data_ptr() == address      # its own pool reuses it
+        assert again.data_ptr() == address  # its own pool reuses it
         del again
     outside = torch.empty(1000, device="mtia")
     assert outside.data_ptr() != address

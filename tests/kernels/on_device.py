@@ -10,8 +10,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import mtia
 
-TOLERANCES = {torch.float32: (1e-5, 1.3e-6), torch.bfloat16: (1e-3, 1.6e-2), torch.float16: (1e-4, 2e-3),
-              torch.float64: (1e-6, 1e-6)}
+TOLERANCES = {
+    torch.float32: (1e-5, 1.3e-6),
+    torch.bfloat16: (1e-3, 1.6e-2),
+    torch.float16: (1e-4, 2e-3),
+    torch.float64: (1e-6, 1e-6),
+}
 
 
 def to_device(value: Any) -> Any:
@@ -34,7 +38,7 @@ def check(function: Callable[..., Any], *arguments: Any, tolerance: tuple[float,
     before = mtia.host_fallbacks()
     got = function(*moved)
     after = mtia.host_fallbacks()
-    assert after == before, f"host routes: {({k: v for k, v in after.items() if before.get(k) != v})}"
+    assert after == before, f"host routes: { ({k: v for k, v in after.items() if before.get(k) != v}) }"
     for g, e in zip(tree_leaves(got), tree_leaves(expected), strict=True):
         _compare(g, e, tolerance)
     return got

@@ -42,7 +42,9 @@ def test_writing(dtype: torch.dtype) -> None:
         return outs
 
     b = (torch.randn(5, 6, 7, generator=torch.Generator().manual_seed(1)) * 4).to(dtype)
-    check(run, (X * 4).to(dtype), b, torch.tensor([0, 4, 2]), tolerance=(2e-2, 2e-2) if dtype == torch.bfloat16 else None)
+    check(
+        run, (X * 4).to(dtype), b, torch.tensor([0, 4, 2]), tolerance=(2e-2, 2e-2) if dtype == torch.bfloat16 else None
+    )
 
 
 def test_masks() -> None:
@@ -76,13 +78,22 @@ def test_sort_of_special_values() -> None:
 
 
 def test_layouts() -> None:
-    check(lambda a: (torch.cat([a, a[:, :2]], 1), torch.stack([a, a], 1), a.flip(0, 2), a.roll(2, 1), a.repeat(2, 1, 3)),
-          X)
+    check(
+        lambda a: (torch.cat([a, a[:, :2]], 1), torch.stack([a, a], 1), a.flip(0, 2), a.roll(2, 1), a.repeat(2, 1, 3)),
+        X,
+    )
     check(lambda a: (a.tril(), a.triu(1), (a > 0).tril(-1), a.permute(2, 0, 1).contiguous(), a.to(torch.float16)), X)
     check(lambda a: (F.pad(a, (1, 2, 0, 1)), a.unfold(2, 3, 2).contiguous(), a[:, ::2].clone()), X)
     check(lambda a: (torch.zeros_like(a), torch.full_like(a, 3), torch.ones_like(a, dtype=torch.int32)), X)
-    check(lambda a: (torch.arange(2, 17, 3, device=a.device), torch.arange(0, 1, 0.1, device=a.device),
-                     torch.linspace(0, 1, 7, device=a.device), torch.eye(3, 4, device=a.device)), X)
+    check(
+        lambda a: (
+            torch.arange(2, 17, 3, device=a.device),
+            torch.arange(0, 1, 0.1, device=a.device),
+            torch.linspace(0, 1, 7, device=a.device),
+            torch.eye(3, 4, device=a.device),
+        ),
+        X,
+    )
 
 
 @pytest.mark.parametrize("source", [torch.float32, torch.bfloat16, torch.float16, torch.int32, torch.uint8, torch.bool])
@@ -101,14 +112,28 @@ def test_convolutions() -> None:
         return y.detach(), x.grad, w.grad, b.grad
 
     loose = (1e-3, 1e-4)
-    check(lambda *t: run(*t, stride=2, padding=1), torch.randn(2, 3, 9, 8), torch.randn(4, 3, 3, 3), torch.randn(4),
-          tolerance=loose)
-    check(lambda *t: run(*t, groups=2, dilation=2), torch.randn(2, 4, 9, 8), torch.randn(6, 2, 3, 2), torch.randn(6),
-          tolerance=loose)
+    check(
+        lambda *t: run(*t, stride=2, padding=1),
+        torch.randn(2, 3, 9, 8),
+        torch.randn(4, 3, 3, 3),
+        torch.randn(4),
+        tolerance=loose,
+    )
+    check(
+        lambda *t: run(*t, groups=2, dilation=2),
+        torch.randn(2, 4, 9, 8),
+        torch.randn(6, 2, 3, 2),
+        torch.randn(6),
+        tolerance=loose,
+    )
     check(lambda *t: run(*t, padding=2), torch.randn(2, 3, 11), torch.randn(4, 3, 5), torch.randn(4), tolerance=loose)
     check(lambda *t: run(*t), torch.randn(1, 2, 4, 5, 4), torch.randn(3, 2, 2, 2, 2), torch.randn(3), tolerance=loose)
-    check(lambda x, w: F.conv_transpose2d(x, w, stride=2, padding=1, output_padding=1), torch.randn(2, 3, 5, 4),
-          torch.randn(3, 4, 3, 3), tolerance=loose)
+    check(
+        lambda x, w: F.conv_transpose2d(x, w, stride=2, padding=1, output_padding=1),
+        torch.randn(2, 3, 5, 4),
+        torch.randn(3, 4, 3, 3),
+        tolerance=loose,
+    )
 
 
 def test_random_numbers() -> None:

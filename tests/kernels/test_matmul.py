@@ -32,8 +32,13 @@ def test_products(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
 
 def test_batches() -> None:
     x, y, c = matrix(6, 5, 17), matrix(6, 17, 9), matrix(5, 9)
-    check(lambda x, y, c: (x @ y, torch.baddbmm(c, x, y), x @ y[0], torch.einsum("bik,bkj->bj", x, y)), x, y, c,
-          tolerance=(1e-4, 1e-4))
+    check(
+        lambda x, y, c: (x @ y, torch.baddbmm(c, x, y), x @ y[0], torch.einsum("bik,bkj->bj", x, y)),
+        x,
+        y,
+        c,
+        tolerance=(1e-4, 1e-4),
+    )
     check(lambda x: x.transpose(1, 2) @ x, x, tolerance=(1e-4, 1e-4))
 
 

@@ -47,8 +47,11 @@ def test_layer_norm(shape: tuple[int, ...]) -> None:
 
 def test_layer_norm_in_bfloat16_and_over_two_dims() -> None:
     x, w, b = torch.randn(6, 48), torch.randn(48), torch.randn(48)
-    check(lambda *a: F.layer_norm(a[0], (48,), a[1], a[2]), *(t.to(torch.bfloat16) for t in (x, w, b)),
-          tolerance=(3e-2, 2e-2))
+    check(
+        lambda *a: F.layer_norm(a[0], (48,), a[1], a[2]),
+        *(t.to(torch.bfloat16) for t in (x, w, b)),
+        tolerance=(3e-2, 2e-2),
+    )
     check(lambda a: F.layer_norm(a, (6, 48)), torch.randn(3, 6, 48))
 
 
@@ -65,19 +68,34 @@ def test_losses(reduction: str) -> None:
     weight = torch.rand(7) + 0.5
 
     def cross_entropy(given: torch.Tensor | None) -> Callable[..., torch.Tensor]:
-        return with_gradient(lambda a: F.cross_entropy(
-            a, y.to(a.device), weight=None if given is None else given.to(a.device), reduction=reduction))
+        return with_gradient(
+            lambda a: F.cross_entropy(
+                a, y.to(a.device), weight=None if given is None else given.to(a.device), reduction=reduction
+            )
+        )
 
     check(cross_entropy(None), x, tolerance=(1e-5, 1e-5))
     check(cross_entropy(weight), x, tolerance=(1e-5, 1e-5))
-    check(with_gradient(lambda a, b: F.mse_loss(a, b, reduction=reduction)), x, torch.randn(12, 7),
-          tolerance=(1e-5, 1e-5))
+    check(
+        with_gradient(lambda a, b: F.mse_loss(a, b, reduction=reduction)), x, torch.randn(12, 7), tolerance=(1e-5, 1e-5)
+    )
 
 
 def test_attention() -> None:
     q, k, v = (torch.randn(2, 4, 9, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
-    check(with_gradient(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)), q, k, v,
-          tolerance=(1e-5, 1e-4))
+    check(
+        with_gradient(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)),
+        q,
+        k,
+        v,
+        tolerance=(1e-5, 1e-4),
+    )
     mask = torch.ones(9, 9, dtype=torch.bool).tril()
-    check(lambda q, k, v, m: F.scaled_dot_product_attention(q, k[:, :2], v[:, :2], m, enable_gqa=True), q, k, v, mask,
-          tolerance=(1e-5, 1e-4))
+    check(
+        lambda q, k, v, m: F.scaled_dot_product_attention(q, k[:, :2], v[:, :2], m, enable_gqa=True),
+        q,
+        k,
+        v,
+        mask,
+        tolerance=(1e-5, 1e-4),
+    )

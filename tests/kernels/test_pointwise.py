@@ -13,13 +13,77 @@ from .on_device import check, to_device
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 DTYPES = [*FLOATS, torch.int64, torch.int32, torch.bool]
 
-UNARY = ["abs", "neg", "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "sin",
-         "cos", "tan", "tanh", "sigmoid", "erf", "erfc", "floor", "ceil", "trunc", "round", "frac", "sign", "isnan",
-         "logical_not", "atan", "sinh", "cosh", "asinh", "square", "isfinite", "isinf"]
-ACTIVATIONS = [F.relu, F.silu, F.gelu, lambda x: F.gelu(x, approximate="tanh"), F.leaky_relu, F.softplus, F.elu,
-               F.hardswish, F.hardsigmoid, F.hardtanh, F.mish, F.relu6]
-BINARY = ["add", "sub", "mul", "div", "maximum", "minimum", "fmod", "remainder", "floor_divide", "eq", "ne", "lt",
-          "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "atan2"]
+UNARY = [
+    "abs",
+    "neg",
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log2",
+    "log10",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "sin",
+    "cos",
+    "tan",
+    "tanh",
+    "sigmoid",
+    "erf",
+    "erfc",
+    "floor",
+    "ceil",
+    "trunc",
+    "round",
+    "frac",
+    "sign",
+    "isnan",
+    "logical_not",
+    "atan",
+    "sinh",
+    "cosh",
+    "asinh",
+    "square",
+    "isfinite",
+    "isinf",
+]
+ACTIVATIONS = [
+    F.relu,
+    F.silu,
+    F.gelu,
+    lambda x: F.gelu(x, approximate="tanh"),
+    F.leaky_relu,
+    F.softplus,
+    F.elu,
+    F.hardswish,
+    F.hardsigmoid,
+    F.hardtanh,
+    F.mish,
+    F.relu6,
+]
+BINARY = [
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "maximum",
+    "minimum",
+    "fmod",
+    "remainder",
+    "floor_divide",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "logical_and",
+    "logical_or",
+    "logical_xor",
+    "atan2",
+]
 
 
 def values(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0, scale: float = 3.0) -> torch.Tensor:
@@ -75,8 +139,11 @@ def test_numbers(dtype: torch.dtype) -> None:
 
 def test_integer_arithmetic() -> None:
     a, b = torch.arange(-20, 20), torch.tensor([3, -3, 7, -1] * 10)
-    check(lambda x, y: (x // y, x % y, torch.div(x, y, rounding_mode="trunc"), x & y, x | y, x ^ y, ~x, x << 2, x >> 1),
-          a, b)
+    check(
+        lambda x, y: (x // y, x % y, torch.div(x, y, rounding_mode="trunc"), x & y, x | y, x ^ y, ~x, x << 2, x >> 1),
+        a,
+        b,
+    )
     check(lambda x: (x**3, x**2, x.float() ** 1.5), a)
 
 
@@ -112,8 +179,16 @@ def test_where_masks_and_ternaries() -> None:
     x, y = values((4, 5), torch.float32), values((5,), torch.float32, 1)
     check(lambda a, b: (torch.where(a > 0, a, b), torch.where(a > 0, a, 0.0), torch.where(a > 0, 1.0, 2.0)), x, y)
     check(lambda a: (a.masked_fill(a > 0, float("-inf")), a.masked_fill(a > 0, 2)), x)
-    check(lambda a, b: (torch.addcmul(a, b, b, value=0.5), torch.addcdiv(a, b, b + 9, value=2), a.lerp(b, 0.3),
-                        a.lerp(b, a.sigmoid())), x, y)
+    check(
+        lambda a, b: (
+            torch.addcmul(a, b, b, value=0.5),
+            torch.addcdiv(a, b, b + 9, value=2),
+            a.lerp(b, 0.3),
+            a.lerp(b, a.sigmoid()),
+        ),
+        x,
+        y,
+    )
     check(lambda a: a.nan_to_num(1.0), torch.tensor([1.0, float("nan"), float("inf"), -float("inf")]))
 
 

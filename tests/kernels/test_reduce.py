@@ -18,7 +18,9 @@ def test_dims(dims: tuple[int, ...], dtype: torch.dtype) -> None:
     check(lambda a: a.sum(dims), x.transpose(0, 2))
     check(lambda a: a.sum(dims), x[:, :, ::3])
     if dtype.is_floating_point:
-        check(lambda a: (a.mean(dims), a.var(dims), a.std(dims, keepdim=True), torch.linalg.vector_norm(a, dim=dims)), x)
+        check(
+            lambda a: (a.mean(dims), a.var(dims), a.std(dims, keepdim=True), torch.linalg.vector_norm(a, dim=dims)), x
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int32])
@@ -53,8 +55,10 @@ def test_norms() -> None:
 
 
 def test_result_type() -> None:
-    check(lambda a: (a.sum(dtype=torch.float32), a.mean(dtype=torch.float32), a.sum(0, dtype=torch.float32)),
-          X.to(torch.bfloat16))
+    check(
+        lambda a: (a.sum(dtype=torch.float32), a.mean(dtype=torch.float32), a.sum(0, dtype=torch.float32)),
+        X.to(torch.bfloat16),
+    )
     check(lambda a: a.sum(1), X > 0)
 
 

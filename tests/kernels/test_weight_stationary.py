@@ -16,7 +16,7 @@ def test_values(M: int, K: int, N: int, dtype: torch.dtype):
     x, w = torch.randint(-8, 8, (M, K)).to(dtype), torch.randint(-8, 8, (N, K)).to(dtype)
     with mtia.use("mtia100"):
         got = fc_weight_stationary(x.to("mtia"), w.to("mtia").t()).cpu()
-    assert torch.equal(got.double(), x.double() @ w.double().t())             # small integers: exact in any order
+    assert torch.equal(got.double(), x.double() @ w.double().t())  # small integers: exact in any order
 
 
 @pytest.mark.parametrize("chip", ["mtia100", "mtia200", "mtia400"])

@@ -22,20 +22,41 @@ def _mask() -> torch.Tensor:
 
 
 def llama() -> tuple[torch.nn.Module, dict[str, Any]]:
-    config = tf.LlamaConfig(vocab_size=VOCABULARY, hidden_size=48, intermediate_size=96, num_hidden_layers=2,
-                            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64)
+    config = tf.LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
     return tf.LlamaForCausalLM(config), dict(input_ids=_ids())
 
 
 def gpt2() -> tuple[torch.nn.Module, dict[str, Any]]:
-    config = tf.GPT2Config(vocab_size=VOCABULARY, n_embd=48, n_layer=2, n_head=4, n_positions=64, attn_pdrop=0.0,
-                           embd_pdrop=0.0, resid_pdrop=0.0)
+    config = tf.GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=48,
+        n_layer=2,
+        n_head=4,
+        n_positions=64,
+        attn_pdrop=0.0,
+        embd_pdrop=0.0,
+        resid_pdrop=0.0,
+    )
     return tf.GPT2LMHeadModel(config), dict(input_ids=_ids())
 
 
 def bert() -> tuple[torch.nn.Module, dict[str, Any]]:
-    config = tf.BertConfig(vocab_size=VOCABULARY, hidden_size=48, num_hidden_layers=2, num_attention_heads=4,
-                           intermediate_size=96, max_position_embeddings=64)
+    config = tf.BertConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=64,
+    )
     return tf.BertModel(config), dict(input_ids=_ids(), attention_mask=_mask())
 
 
@@ -45,21 +66,34 @@ def t5() -> tuple[torch.nn.Module, dict[str, Any]]:
 
 
 def mixtral() -> tuple[torch.nn.Module, dict[str, Any]]:
-    config = tf.MixtralConfig(vocab_size=VOCABULARY, hidden_size=48, intermediate_size=96, num_hidden_layers=2,
-                              num_attention_heads=4, num_key_value_heads=2, num_local_experts=4,
-                              max_position_embeddings=64)
+    config = tf.MixtralConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        max_position_embeddings=64,
+    )
     return tf.MixtralForCausalLM(config), dict(input_ids=_ids())
 
 
 def vit() -> tuple[torch.nn.Module, dict[str, Any]]:
-    config = tf.ViTConfig(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96,
-                          image_size=32, patch_size=8)
+    config = tf.ViTConfig(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=32, patch_size=8
+    )
     pixels = torch.randn((2, 3, 32, 32), generator=torch.Generator().manual_seed(7))
     return tf.ViTModel(config), dict(pixel_values=pixels)
 
 
 MODELS: dict[str, Callable[[], tuple[torch.nn.Module, dict[str, Any]]]] = {
-    "llama": llama, "gpt2": gpt2, "bert": bert, "t5": t5, "mixtral": mixtral, "vit": vit,
+    "llama": llama,
+    "gpt2": gpt2,
+    "bert": bert,
+    "t5": t5,
+    "mixtral": mixtral,
+    "vit": vit,
 }
 
 

@@ -70,7 +70,11 @@ def test_bfloat16_model_is_as_close_to_float32_as_the_cpu_is(name, no_fallback):
     assert float((actual - exact).abs().max()) <= 2 * float((cpu - exact).abs().max()) + unit
 
 
-SENTENCES = ["A chip is a text file.", "The description of the silicon is plain text.", "Bread rises in a warm kitchen."]
+SENTENCES = [
+    "A chip is a text file.",
+    "The description of the silicon is plain text.",
+    "Bread rises in a warm kitchen.",
+]
 
 
 @torch.no_grad()
@@ -92,5 +96,5 @@ def test_minilm_sentence_similarities(no_fallback):
     expected = similarities(model, batch)
     model, batch = on_device(model, batch)
     actual = similarities(torch.compile(model), batch)
-    assert expected[0, 1] > expected[0, 2] + 0.2                # the model tells them apart
+    assert expected[0, 1] > expected[0, 2] + 0.2  # the model tells them apart
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-3)

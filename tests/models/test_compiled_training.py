@@ -39,6 +39,7 @@ def mlp_task():
     def loss_on(device):
         inputs, labels = x.to(device), target.to(device)
         return lambda model: nn.functional.cross_entropy(model(inputs), labels)
+
     return mlp(), loss_on
 
 
@@ -50,6 +51,7 @@ def gpt2_task():
     def loss_on(device):
         ids = tokens.to(device)
         return lambda model: model(input_ids=ids, labels=ids).loss
+
     return model.train(), loss_on
 
 

@@ -29,8 +29,9 @@ def losses(model: torch.nn.Module, loss_of: Callable[[torch.nn.Module], torch.Te
     return found
 
 
-def compare(model: torch.nn.Module, loss_on: Callable[[str], Callable[[torch.nn.Module], torch.Tensor]],
-            rtol: float = 2e-4) -> None:
+def compare(
+    model: torch.nn.Module, loss_on: Callable[[str], Callable[[torch.nn.Module], torch.Tensor]], rtol: float = 2e-4
+) -> None:
     expected = losses(copy.deepcopy(model), loss_on("cpu"))
     device_model = copy.deepcopy(model).to("mtia")
     before = mtia.host_fallbacks()
@@ -43,8 +44,9 @@ def compare(model: torch.nn.Module, loss_on: Callable[[str], Callable[[torch.nn.
 
 def test_mlp() -> None:
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Linear(24, 40), torch.nn.LayerNorm(40), torch.nn.GELU(),
-                                torch.nn.Linear(40, 5))
+    model = torch.nn.Sequential(
+        torch.nn.Linear(24, 40), torch.nn.LayerNorm(40), torch.nn.GELU(), torch.nn.Linear(40, 5)
+    )
     x, y = torch.randn(16, 24), torch.randint(0, 5, (16,))
     compare(model, lambda device: lambda m: F.cross_entropy(m(x.to(device)), y.to(device)))
 
@@ -62,8 +64,12 @@ def test_language_model(name: str) -> None:
 
 def test_convolution() -> None:
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.nn.ReLU(),
-                                torch.nn.ConvTranspose2d(8, 4, 2, stride=2), torch.nn.Flatten(),
-                                torch.nn.Linear(4 * 8 * 8, 3))
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        torch.nn.ReLU(),
+        torch.nn.ConvTranspose2d(8, 4, 2, stride=2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(4 * 8 * 8, 3),
+    )
     x, y = torch.randn(4, 3, 8, 8), torch.randint(0, 3, (4,))
     compare(model, lambda device: lambda m: F.cross_entropy(m(x.to(device)), y.to(device)))

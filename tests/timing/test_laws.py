@@ -38,6 +38,7 @@ def vars_of(span: object) -> list[object]:
 
 # --- the same ---------------------------------------------------------------------------------------------------------
 
+
 @kernels
 def test_same_input_same_timeline(kernel: str):
     launch, spec = record(kernel), load("mtia200")
@@ -61,14 +62,20 @@ for kernel in ("matmul", "softmax", "fc"):
 def test_two_fresh_processes_agree_byte_for_byte(tmp_path: Path):
     def run(seed: str) -> str:
         environment = {**os.environ, "PYTHONHASHSEED": seed}
-        return subprocess.run([sys.executable, "-c", FRESH, str(Path(__file__).parents[1])], env=environment,
-                              capture_output=True, text=True, check=True).stdout
+        return subprocess.run(
+            [sys.executable, "-c", FRESH, str(Path(__file__).parents[1])],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
 
     first = run("1")
     assert len(first.split()) == 3 and first == run("2")
 
 
 # --- bytes and bounds -------------------------------------------------------------------------------------------------
+
 
 @kernels
 @pytest.mark.parametrize("chip", CHIPS)
@@ -80,8 +87,8 @@ def test_bytes_moved_are_what_the_program_says(kernel: str, chip: str):
     asked = sum(total_bytes(a, trace.n_programs) for a in accesses)
     updated_again = sum(total_bytes(a, trace.n_programs) for a in accesses if a.atomic)
     assert timing.requested_bytes == timing.noc_bytes == asked > 0
-    assert asked <= timing.sram_bytes + timing.merged_bytes <= asked + updated_again    # an update reads and writes
-    assert timing.dram_write_bytes == 0                                         # all of it fits SRAM
+    assert asked <= timing.sram_bytes + timing.merged_bytes <= asked + updated_again  # an update reads and writes
+    assert timing.dram_write_bytes == 0  # all of it fits SRAM
 
 
 def test_a_matmul_moves_its_tiles():
@@ -113,6 +120,7 @@ def test_no_timeline_beats_its_roof(kernel: str, chip: str):
 
 # --- time and values --------------------------------------------------------------------------------------------------
 
+
 def computed(chip: str) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     x, y = (torch.randn(96, 160, generator=generator) for _ in range(2))
@@ -135,8 +143,11 @@ def test_timing_only_runs_allocate_the_same_and_touch_no_memory():
         with knobs.scope(values=values):
             result = torch.softmax(held @ held.t(), -1)
         stats = torch.mtia.memory_stats()
-        out = (stats.get("allocated_bytes.all.current", 0) - before,
-               stats.get("allocated_bytes.all.peak", 0) - before, result.numel())
+        out = (
+            stats.get("allocated_bytes.all.current", 0) - before,
+            stats.get("allocated_bytes.all.peak", 0) - before,
+            result.numel(),
+        )
         assert torch.count_nonzero(held).item() == 0
         return out
 
@@ -154,8 +165,15 @@ def test_asking_for_a_time_leaves_memory_as_it_was():
 
 # --- faster parts -----------------------------------------------------------------------------------------------------
 
-BETTER = {"clock_hz": 1, "sram.bytes_per_s": 1, "dram.bytes_per_s": 1, "noc.pe_bytes_per_s": 1, "noc.latency_s": -1,
-          "sram.latency_s": -1, "dram.latency_s": -1}
+BETTER = {
+    "clock_hz": 1,
+    "sram.bytes_per_s": 1,
+    "dram.bytes_per_s": 1,
+    "noc.pe_bytes_per_s": 1,
+    "noc.latency_s": -1,
+    "sram.latency_s": -1,
+    "dram.latency_s": -1,
+}
 
 
 def makespan(kernel: str, chip: str, changes: dict[str, object], warm: bool) -> int:
@@ -168,14 +186,17 @@ def makespan(kernel: str, chip: str, changes: dict[str, object], warm: bool) -> 
 
 
 @settings(max_examples=60, deadline=None)
-@given(kernel=st.sampled_from(NAMES), key=st.sampled_from(sorted(BETTER)), chip=st.sampled_from(CHIPS),
-       factor=st.sampled_from([1.1, 1.5, 2.0, 4.0]), warm=st.booleans())
+@given(
+    kernel=st.sampled_from(NAMES),
+    key=st.sampled_from(sorted(BETTER)),
+    chip=st.sampled_from(CHIPS),
+    factor=st.sampled_from([1.1, 1.5, 2.0, 4.0]),
+    warm=st.booleans(),
+)
 def test_a_faster_part_is_never_slower(kernel: str, key: str, chip: str, factor: float, warm: bool):
     """No slack."""
     better = load(chip).get(key) * factor ** BETTER[key]
     assert makespan(kernel, chip, {key: better}, warm) <= makespan(kernel, chip, {}, warm)
-
-
 
 
 def test_a_wider_dma_engine_may_lose_a_race():
@@ -190,6 +211,9 @@ def test_a_wider_dma_engine_may_lose_a_race():
     wide = run_timed(trace, spec.vary({"pe.dma.read_bytes_per_cycle": 2 * spec.pe.dma.read_bytes_per_cycle}))
     assert narrow.makespan_fs < wide.makespan_fs < 1.05 * narrow.makespan_fs
     assert (wide.dram_read_bytes, wide.sram_bytes, wide.merged_bytes) == (
-        narrow.dram_read_bytes, narrow.sram_bytes, narrow.merged_bytes)
+        narrow.dram_read_bytes,
+        narrow.sram_bytes,
+        narrow.merged_bytes,
+    )
     assert wide.critical_fs["latency"] > narrow.critical_fs["latency"]
     assert wide.critical_fs["noc"] < narrow.critical_fs["noc"]

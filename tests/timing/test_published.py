@@ -48,6 +48,7 @@ def last_kernel(done: Session) -> KernelTiming:
 
 # --- MTIA 200 ---------------------------------------------------------------------------------------------------------
 
+
 def test_mtia200_gemm_2048_reaches_its_peak():
     """torch.mm with its own tiling. Three matrices of 8 MB stay in the 256 MB SRAM between runs, as in a benchmark."""
     with silicon.use("mtia200") as spec:
@@ -77,11 +78,12 @@ def test_mtia200_fc_streams_its_weights_at_dram_speed(transposed: bool):
         timing = last_kernel(done)
     share = 26592 * 2048 * 2 / fs_to_s(timing.makespan_fs) / 204.8e9
     print(f"FC 512x26592x2048 on MTIA 200: {100 * share:.1f} % of 204.8 GB/s; published > 95 %")
-    assert timing.dram_read_bytes == 26592 * 2048 * 2                          # each weight fetched once
+    assert timing.dram_read_bytes == 26592 * 2048 * 2  # each weight fetched once
     assert 0.90 < share < 1.0
 
 
 # --- MTIA 300 ---------------------------------------------------------------------------------------------------------
+
 
 def added(log2: int, spec: ChipSpec, *, dirty: bool) -> float:
     """Bytes per second of a BF16 add of 2^log2 elements that is waited for: launch path and host included.
@@ -120,8 +122,10 @@ def test_mtia300_bfloat16_add_after_the_cache_was_flushed(log2: int):
     between runs; the protocol is not published. 2^26 then pays for writing back all of SRAM and comes out slow."""
     with silicon.use("mtia300") as spec:
         warm, flushed = (added(log2, spec, dirty=dirty) / 1e9 for dirty in (False, True))
-    print(f"BF16 add of 2^{log2} on MTIA 300: {flushed:.0f} GB/s after a flush, {warm:.0f} repeated; "
-          f"published {BF16_ADD[log2]}")
+    print(
+        f"BF16 add of 2^{log2} on MTIA 300: {flushed:.0f} GB/s after a flush, {warm:.0f} repeated; "
+        f"published {BF16_ADD[log2]}"
+    )
     assert flushed == pytest.approx(BF16_ADD[log2], rel=0.15)
 
 
@@ -137,11 +141,17 @@ FC_100 = {
     (2048, 4096): (100.8, 50.76),
 }  # fmt: skip
 FC_100_SPILLED = {(4096, 4096): (57.66, 39.65)}
-SPILLED = pytest.mark.xfail(strict=True, reason="published at 55 to 75 % of the next smaller layer's rate, 'spills': the "
-                            "placement of tensors in SRAM that the early software chose is not published; ours all fit")
-CASES = [pytest.param(m, k, dtype, rate, marks=marks, id=f"{dtype}-{m}x{k}x{k}")
-         for table, marks in ((FC_100, ()), (FC_100_SPILLED, SPILLED))
-         for (m, k), rates in table.items() for dtype, rate in zip(("int8", "float16"), rates, strict=True)]
+SPILLED = pytest.mark.xfail(
+    strict=True,
+    reason="published at 55 to 75 % of the next smaller layer's rate, 'spills': the "
+    "placement of tensors in SRAM that the early software chose is not published; ours all fit",
+)
+CASES = [
+    pytest.param(m, k, dtype, rate, marks=marks, id=f"{dtype}-{m}x{k}x{k}")
+    for table, marks in ((FC_100, ()), (FC_100_SPILLED, SPILLED))
+    for (m, k), rates in table.items()
+    for dtype, rate in zip(("int8", "float16"), rates, strict=True)
+]
 
 
 def weight_stationary(m: int, k: int, dtype: torch.dtype, spec: ChipSpec) -> KernelTiming:
@@ -172,7 +182,7 @@ def test_partial_sums_meet_on_the_reduction_network():
     with silicon.use("mtia100") as spec:
         joined = weight_stationary(512, 1024, torch.int8, spec)
         alone = weight_stationary(512, 1024, torch.int8, spec.vary({"noc.reduction": False}))
-    sums = 4 * 512 * 1024 * 4                                                   # K in 4 splits, 32-bit sums
+    sums = 4 * 512 * 1024 * 4  # K in 4 splits, 32-bit sums
     assert joined.merged_bytes - alone.merged_bytes == pytest.approx(0.75 * sums, rel=0.05)
-    assert alone.sram_bytes - joined.sram_bytes == pytest.approx(2 * 0.75 * sums, rel=0.05)   # read and written
+    assert alone.sram_bytes - joined.sram_bytes == pytest.approx(2 * 0.75 * sums, rel=0.05)  # read and written
     assert joined.makespan_fs < alone.makespan_fs

@@ -83,7 +83,9 @@ def test_a_load_beyond_its_allocation_names_instance_line_and_tensor():
 
 def test_a_gathered_address_beyond_its_allocation_is_found():
     index = torch.tensor([0, 1, 2, 900, 4, 5, 6, 7], dtype=torch.int32).to("mtia")
-    with pytest.raises(errors.OutOfBoundsAccess, match=r"offset 3,600 bytes of 'x_ptr', whose allocation has 400 bytes"):
+    with pytest.raises(
+        errors.OutOfBoundsAccess, match=r"offset 3,600 bytes of 'x_ptr', whose allocation has 400 bytes"
+    ):
         gather_rows[(1,)](ones(100), index, ones(8), BLOCK=8)
 
 
@@ -98,7 +100,7 @@ def test_a_misaligned_access_is_refused_where_the_dma_needs_32_bytes():
             copy_block[(1,)](ones(100), ones(64), 1, 64, BLOCK=64)
         assert caught.value.kernel == "copy_block"
         assert caught.value.line.endswith(f":{line_of(copy_block, 'tl.store')}")
-    with mtia.use("mtia300"):                                   # byte-aligned DMA (facts 4.2)
+    with mtia.use("mtia300"):  # byte-aligned DMA (facts 4.2)
         copy_block[(1,)](ones(100), ones(64), 1, 64, BLOCK=64)
 
 

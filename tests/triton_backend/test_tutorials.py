@@ -20,8 +20,9 @@ def nothing_on_the_host():
 
 
 def close(actual, expected, dtype, scale=1.0):
-    torch.testing.assert_close(actual.cpu().double(), expected.double(), rtol=TOLERANCE[dtype] * scale,
-                               atol=TOLERANCE[dtype] * scale)
+    torch.testing.assert_close(
+        actual.cpu().double(), expected.double(), rtol=TOLERANCE[dtype] * scale, atol=TOLERANCE[dtype] * scale
+    )
 
 
 def test_01_vector_add():
@@ -47,8 +48,9 @@ def test_03_grouped_matmul(dtype, activation):
     a, b = torch.randn(m, k, dtype=dtype), torch.randn(k, n, dtype=dtype)
     out = torch.full((m, n), torch.nan, dtype=dtype).to("mtia")
     grid = (-(-m // 64) * -(-n // 32),)
-    kernels.grouped_matmul[grid](a.to("mtia"), b.to("mtia"), out, m, n, k, k, 1, n, 1, n, 1, BM=64, BN=32, BK=32,
-                                 GROUP=2, ACTIVATION=activation)
+    kernels.grouped_matmul[grid](
+        a.to("mtia"), b.to("mtia"), out, m, n, k, k, 1, n, 1, n, 1, BM=64, BN=32, BK=32, GROUP=2, ACTIVATION=activation
+    )
     expected = a.double() @ b.double()
     expected = torch.where(expected >= 0, expected, 0.01 * expected) if activation else expected
     # fp32 operands: tl.dot's own default multiplies in TF32 (10 mantissa bits: 2**-11 a factor); sums in fp32
@@ -72,13 +74,14 @@ def test_05_layer_norm_forward_and_backward():
     kernels.layer_norm_forward[(rows,)](d["x"], y, d["w"], d["b"], mean, rstd, n, n, 1e-5, BLOCK=64)
     partial_w, partial_b = (torch.zeros(group, n).to("mtia") for _ in range(2))
     locks = torch.zeros(2 * group, dtype=torch.int32).to("mtia")
-    kernels.layer_norm_backward_dx[(rows,)](dx, d["dy"], partial_w, partial_b, d["x"], d["w"], mean, rstd, locks, n, n,
-                                            GROUP=group, BLOCK=128)
+    kernels.layer_norm_backward_dx[(rows,)](
+        dx, d["dy"], partial_w, partial_b, d["x"], d["w"], mean, rstd, locks, n, n, GROUP=group, BLOCK=128
+    )
     dw, db = torch.empty(n, device="mtia"), torch.empty(n, device="mtia")
     for partial, out in ((partial_w, dw), (partial_b, db)):
         kernels.sum_partials[(3,)](partial, out, group, n, BM=4, BN=32)
     for got, want in zip((y, dx, dw, db), layer_norm_reference(x, w, b, dy), strict=True):
-        close(got, want, torch.float32, scale=20)               # sums over 151 rows
+        close(got, want, torch.float32, scale=20)  # sums over 151 rows
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -88,8 +91,9 @@ def test_06_fused_attention(causal, dtype):
     q, k, v = (torch.randn(batch, heads, t, d, dtype=dtype) for _ in range(3))
     out = torch.full(q.shape, torch.nan, dtype=dtype).to("mtia")
     lse = torch.empty(batch, heads, t, device="mtia")
-    kernels.flash_attention[(t // 32, batch * heads)](q.to("mtia"), k.to("mtia"), v.to("mtia"), out, lse, d**-0.5, heads,
-                                                      t, D=d, BM=32, BN=16, CAUSAL=causal)
+    kernels.flash_attention[(t // 32, batch * heads)](
+        q.to("mtia"), k.to("mtia"), v.to("mtia"), out, lse, d**-0.5, heads, t, D=d, BM=32, BN=16, CAUSAL=causal
+    )
     expected = torch.nn.functional.scaled_dot_product_attention(q.double(), k.double(), v.double(), is_causal=causal)
     close(out, expected, dtype)
 

@@ -27,8 +27,25 @@ def leaky_relu(x):
 
 
 @triton.jit
-def grouped_matmul(a_ptr, b_ptr, c_ptr, M, N, K, a_m, a_k, b_k, b_n, c_m, c_n, BM: tl.constexpr, BN: tl.constexpr,
-                   BK: tl.constexpr, GROUP: tl.constexpr, ACTIVATION: tl.constexpr):
+def grouped_matmul(
+    a_ptr,
+    b_ptr,
+    c_ptr,
+    M,
+    N,
+    K,
+    a_m,
+    a_k,
+    b_k,
+    b_n,
+    c_m,
+    c_n,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    GROUP: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+):
     pid = tl.program_id(0)
     n_m, n_n = tl.cdiv(M, BM), tl.cdiv(N, BN)
     first_m = pid // (GROUP * n_n) * GROUP
@@ -50,8 +67,11 @@ def grouped_matmul(a_ptr, b_ptr, c_ptr, M, N, K, a_m, a_k, b_k, b_n, c_m, c_n, B
         acc = leaky_relu(acc)
     m = pid_m * BM + tl.arange(0, BM)
     n = pid_n * BN + tl.arange(0, BN)
-    tl.store(c_ptr + m[:, None] * c_m + n[None, :] * c_n, acc.to(c_ptr.dtype.element_ty),
-             mask=(m[:, None] < M) & (n[None, :] < N))
+    tl.store(
+        c_ptr + m[:, None] * c_m + n[None, :] * c_n,
+        acc.to(c_ptr.dtype.element_ty),
+        mask=(m[:, None] < M) & (n[None, :] < N),
+    )
 
 
 @triton.jit
@@ -82,8 +102,21 @@ def layer_norm_forward(x_ptr, y_ptr, w_ptr, b_ptr, mean_ptr, rstd_ptr, stride, N
 
 
 @triton.jit
-def layer_norm_backward_dx(dx_ptr, dy_ptr, dw_ptr, db_ptr, x_ptr, w_ptr, mean_ptr, rstd_ptr, lock_ptr, stride, N,
-                           GROUP: tl.constexpr, BLOCK: tl.constexpr):
+def layer_norm_backward_dx(
+    dx_ptr,
+    dy_ptr,
+    dw_ptr,
+    db_ptr,
+    x_ptr,
+    w_ptr,
+    mean_ptr,
+    rstd_ptr,
+    lock_ptr,
+    stride,
+    N,
+    GROUP: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """dx of one row; dw and db added into one of GROUP partial buffers under a spin lock."""
     row = tl.program_id(0)
     col = tl.arange(0, BLOCK)
@@ -124,8 +157,9 @@ def sum_partials(partial_ptr, out_ptr, M, N, BM: tl.constexpr, BN: tl.constexpr)
 
 
 @triton.jit
-def attention_inner(acc, total, m, q, k_desc, v_desc, base, start, lo, hi, scale, offs_m, offs_n, BN: tl.constexpr,
-                    MASKED: tl.constexpr):
+def attention_inner(
+    acc, total, m, q, k_desc, v_desc, base, start, lo, hi, scale, offs_m, offs_n, BN: tl.constexpr, MASKED: tl.constexpr
+):
     for at in range(lo, hi, BN):
         k = k_desc.load([base + at, 0]).T
         s = tl.dot(q, k, input_precision="ieee") * scale
@@ -142,8 +176,20 @@ def attention_inner(acc, total, m, q, k_desc, v_desc, base, start, lo, hi, scale
 
 
 @triton.jit
-def flash_attention(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, scale, H, T, D: tl.constexpr, BM: tl.constexpr,
-                    BN: tl.constexpr, CAUSAL: tl.constexpr):
+def flash_attention(
+    q_ptr,
+    k_ptr,
+    v_ptr,
+    out_ptr,
+    lse_ptr,
+    scale,
+    H,
+    T,
+    D: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    CAUSAL: tl.constexpr,
+):
     """One block of queries of one head, with tensor descriptors over [batch * heads * T, D]."""
     start, head = tl.program_id(0), tl.program_id(1)
     rows = tl.num_programs(1) * T
@@ -159,12 +205,30 @@ def flash_attention(q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr, scale, H, T, D: tl.co
     q = q_desc.load([base + start * BM, 0])
     qk_scale = scale * 1.44269504
     if CAUSAL:
-        acc, total, m = attention_inner(acc, total, m, q, k_desc, v_desc, base, start, 0, start * BM, qk_scale, offs_m, offs_n,
-                                    BN, False)
-        acc, total, m = attention_inner(acc, total, m, q, k_desc, v_desc, base, start, start * BM, (start + 1) * BM, qk_scale,
-                                    offs_m, offs_n, BN, True)
+        acc, total, m = attention_inner(
+            acc, total, m, q, k_desc, v_desc, base, start, 0, start * BM, qk_scale, offs_m, offs_n, BN, False
+        )
+        acc, total, m = attention_inner(
+            acc,
+            total,
+            m,
+            q,
+            k_desc,
+            v_desc,
+            base,
+            start,
+            start * BM,
+            (start + 1) * BM,
+            qk_scale,
+            offs_m,
+            offs_n,
+            BN,
+            True,
+        )
     else:
-        acc, total, m = attention_inner(acc, total, m, q, k_desc, v_desc, base, start, 0, T, qk_scale, offs_m, offs_n, BN, False)
+        acc, total, m = attention_inner(
+            acc, total, m, q, k_desc, v_desc, base, start, 0, T, qk_scale, offs_m, offs_n, BN, False
+        )
     total = tl.where(m > -1.0e30, total, 1.0)
     tl.store(lse_ptr + base + offs_m, m + tl.math.log2(total))
     out_desc.store([base + start * BM, 0], (acc / total[:, None]).to(out_ptr.dtype.element_ty))

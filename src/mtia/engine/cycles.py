@@ -25,8 +25,15 @@ ALU_OPS = frozenset((
 ))  # fmt: skip
 SPLIT_PASSES = {"bf16x3": ("bf16", 3), "bf16x6": ("bf16", 6), "tf32x3": ("tf32", 3)}
 
-_DTYPES = {Element.I1: "int8", Element.I8: "int8", Element.F8E4M3: "fp8", Element.F8E5M2: "fp8", Element.F16: "fp16",
-           Element.BF16: "bf16", Element.F32: "fp32"}
+_DTYPES = {
+    Element.I1: "int8",
+    Element.I8: "int8",
+    Element.F8E4M3: "fp8",
+    Element.F8E5M2: "fp8",
+    Element.F16: "fp16",
+    Element.BF16: "bf16",
+    Element.F32: "fp32",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +43,12 @@ class Cost:
     unit: Unit
     cycles: float
     mlu_cycles: float = 0.0
-    mac: int = 0                 # executed, padding to whole blocks and passes included
-    flop: int = 0                # asked for: 2 m n k
+    mac: int = 0  # executed, padding to whole blocks and passes included
+    flop: int = 0  # asked for: 2 m n k
     dtype: str = ""
     vector_ops: int = 0
-    local_bytes: int = 0         # moved between an engine and local memory beyond operands and results
-    groups: bool = False         # strip-mined with its neighbours on the vector and special function engines
+    local_bytes: int = 0  # moved between an engine and local memory beyond operands and results
+    groups: bool = False  # strip-mined with its neighbours on the vector and special function engines
 
 
 FREE: Cost | None = None
@@ -70,6 +77,7 @@ def dtype_of(element: Element) -> str:
 
 # --- engines ----------------------------------------------------------------------------------------------------------
 
+
 def engine_of(element: Element, spec: ChipSpec, *, table: bool) -> tuple[Unit, float]:
     """The faster engine for one element-wise pass over `element`, and its elements per cycle.
 
@@ -82,8 +90,15 @@ def engine_of(element: Element, spec: ChipSpec, *, table: bool) -> tuple[Unit, f
     return (Unit.SFU, float(sfu_rate)) if sfu_rate >= vector_rate else (Unit.VECTOR, float(vector_rate))
 
 
-def _elementwise(n_elements: int, element: Element, spec: ChipSpec, *, table: bool = False, passes: float = 1.0,
-                 mlu_cycles: float = 0.0) -> Cost:
+def _elementwise(
+    n_elements: int,
+    element: Element,
+    spec: ChipSpec,
+    *,
+    table: bool = False,
+    passes: float = 1.0,
+    mlu_cycles: float = 0.0,
+) -> Cost:
     unit, rate = engine_of(element, spec, table=table)
     cycles = spec.pe.sfu.startup_cycles + passes * n_elements / rate
     return Cost(unit=unit, cycles=cycles, mlu_cycles=mlu_cycles, vector_ops=int(passes * n_elements), groups=True)
@@ -100,15 +115,29 @@ def _wider(command: Command) -> TileType:
 
 # --- rules ------------------------------------------------------------------------------------------------------------
 
-@rule(c.Constant, c.ProgramId, c.NumPrograms, c.Splat, c.ExpandDims, c.Broadcast, c.Reshape, c.For, c.While, c.If,
-      c.Return, c.Assert, c.Print)
+
+@rule(
+    c.Constant,
+    c.ProgramId,
+    c.NumPrograms,
+    c.Splat,
+    c.ExpandDims,
+    c.Broadcast,
+    c.Reshape,
+    c.For,
+    c.While,
+    c.If,
+    c.Return,
+    c.Assert,
+    c.Print,
+)
 def _nothing(command: Command, spec: ChipSpec) -> Cost | None:
     return FREE
 
 
 @rule(c.Load, c.Store, c.AtomicRmw, c.AtomicCas)
 def _memory(command: Command, spec: ChipSpec) -> Cost | None:
-    return FREE                              # the memory model's
+    return FREE  # the memory model's
 
 
 @rule(c.Barrier)
@@ -182,7 +211,7 @@ def _scan(command: Command, spec: ChipSpec) -> Cost:
     mlu_cycles = 0.0
     if last and not spec.pe.sfu.horizontal_reduction:
         mlu_cycles = 2 * type_.n_bytes / spec.pe.mlu_bytes_per_cycle
-    if len(type_.shape) == 1:                # a carry runs through the strips: log2 steps inside each
+    if len(type_.shape) == 1:  # a carry runs through the strips: log2 steps inside each
         _, rate = engine_of(type_.element, spec, table=False)
         passes *= max(1, ceil(rate).bit_length() - 1)
     return _elementwise(type_.n_elements, type_.element, spec, passes=passes, mlu_cycles=mlu_cycles)
@@ -202,6 +231,7 @@ def _across(type_: TileType, dim: int, spec: ChipSpec) -> tuple[int, float]:
 
 
 # --- dot product ------------------------------------------------------------------------------------------------------
+
 
 @rule(c.MatMul)
 def _matmul(command: Command, spec: ChipSpec) -> Cost:
@@ -252,8 +282,12 @@ def _software_dot(mac: int, dtype: str, spec: ChipSpec) -> Cost:
 def _scalar_rate(dtype: str, spec: ChipSpec) -> float:
     wide = {"int32": "fp32", "i32": "fp32", "i16": "fp16", "int16": "fp16"}.get(dtype)
     if wide is None and dtype not in ("fp64", "i64"):
-        raise UnsupportedDtype("tl.dot", chip=spec.name, dtype=dtype,
-                               supported=sorted({*spec.pe.dpe.mac_per_cycle, *spec.pe.cores.vector_mac_per_cycle}))
+        raise UnsupportedDtype(
+            "tl.dot",
+            chip=spec.name,
+            dtype=dtype,
+            supported=sorted({*spec.pe.dpe.mac_per_cycle, *spec.pe.cores.vector_mac_per_cycle}),
+        )
     return spec.pe.cores.vector_mac_per_cycle.get(wide or "fp32", 2) / (1 if wide else 2)
 
 
@@ -266,10 +300,14 @@ def _engine_dot(batch: int, m: int, k: int, n: int, n_bytes: int, dtype: str, pa
     blocks_m, blocks_n = m // dpe.block_m, n // dpe.block_n
     operand_bytes = batch * n_bytes * k * (m * ceil(blocks_n / reuse) + n * ceil(blocks_m / reuse))
     spilled_bytes = _spilled_bytes(batch * m * n * 4, dpe.accumulator_bytes)
-    cycles = max(mac / dpe.mac_per_cycle[dtype], operand_bytes / dpe.operand_bytes_per_cycle,
-                 (operand_bytes + spilled_bytes) / spec.pe.local_memory_bytes_per_cycle)
-    return Cost(unit=Unit.DPE, cycles=dpe.fill_cycles + cycles, mac=mac, dtype=dtype,
-                local_bytes=operand_bytes + spilled_bytes)
+    cycles = max(
+        mac / dpe.mac_per_cycle[dtype],
+        operand_bytes / dpe.operand_bytes_per_cycle,
+        (operand_bytes + spilled_bytes) / spec.pe.local_memory_bytes_per_cycle,
+    )
+    return Cost(
+        unit=Unit.DPE, cycles=dpe.fill_cycles + cycles, mac=mac, dtype=dtype, local_bytes=operand_bytes + spilled_bytes
+    )
 
 
 def _spilled_bytes(tile_bytes: int, accumulator_bytes: int) -> int:

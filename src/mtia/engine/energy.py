@@ -20,8 +20,17 @@ class Energy:
     throttle_frac: float
 
 
-def energy_of(spec: ChipSpec, *, time_s: float, mac: Mapping[str, int], vector_ops: int, local_bytes: float,
-              noc_bytes: float, sram_bytes: float, dram_bytes: float) -> Energy:
+def energy_of(
+    spec: ChipSpec,
+    *,
+    time_s: float,
+    mac: Mapping[str, int],
+    vector_ops: int,
+    local_bytes: float,
+    noc_bytes: float,
+    sram_bytes: float,
+    dram_bytes: float,
+) -> Energy:
     """Energy and, where the chip must slow down, the longer time: dynamic energy / (TDP - idle power)."""
     power = spec.power
     parts = {
@@ -36,8 +45,12 @@ def energy_of(spec: ChipSpec, *, time_s: float, mac: Mapping[str, int], vector_o
     slowest = dynamic / (power.tdp_w - power.idle_w) if power.tdp_w > power.idle_w else time_s
     longer = max(time_s, slowest)
     parts["idle"] = power.idle_w * longer
-    return Energy(total_j=dynamic + parts["idle"], parts_j=parts, time_s=longer,
-                  throttle_frac=time_s / longer if longer > 0 else 1.0)
+    return Energy(
+        total_j=dynamic + parts["idle"],
+        parts_j=parts,
+        time_s=longer,
+        throttle_frac=time_s / longer if longer > 0 else 1.0,
+    )
 
 
 def mac_energy_j(spec: ChipSpec, dtype: str) -> float:

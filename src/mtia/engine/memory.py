@@ -27,9 +27,17 @@ class Segment:
 def _functions() -> dict[str, Callable]:
     p, i64 = ctypes.c_void_p, ctypes.c_int64
     signatures = {
-        "new": (p, [i64]), "delete": (None, [p]), "copy": (p, [p]), "bytes": (i64, [p]), "count": (i64, [p]),
-        "read": (None, [p, p]), "fractions": (None, [p, p, i64, p]), "remove": (i64, [p, i64, i64]),
-        "clear": (None, [p]), "touch": (i64, [p, p, i64]), "pressure": (i64, [p, i64]),
+        "new": (p, [i64]),
+        "delete": (None, [p]),
+        "copy": (p, [p]),
+        "bytes": (i64, [p]),
+        "count": (i64, [p]),
+        "read": (None, [p, p]),
+        "fractions": (None, [p, p, i64, p]),
+        "remove": (i64, [p, i64, i64]),
+        "clear": (None, [p]),
+        "touch": (i64, [p, p, i64]),
+        "pressure": (i64, [p, i64]),
     }
     functions = {}
     for name, (result, arguments) in signatures.items():
@@ -61,7 +69,7 @@ class Residency:
         n = self._call["count"](self._handle)
         out = (ctypes.c_int64 * (4 * n))()
         self._call["read"](self._handle, out)
-        return [Segment(*out[i:i + 4]) for i in range(0, 4 * n, 4)]
+        return [Segment(*out[i : i + 4]) for i in range(0, 4 * n, 4)]
 
     def fraction(self, lo: int, hi: int) -> float:
         """Share of the bytes of [lo, hi) that are resident."""

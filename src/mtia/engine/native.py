@@ -17,6 +17,8 @@ def library() -> ctypes.CDLL:
     """The loaded library. Raises MtiaError saying how to build it where it is missing."""
     path = Path(__file__).resolve().parent.parent / "_native.so"
     if not path.exists():
-        raise MtiaError(f"the native library {path.name} is not built; run `make setup` (it needs a C++ compiler: "
-                        "Debian package g++)")
+        raise MtiaError(
+            f"the native library {path.name} is not built; run `make setup` (it needs a C++ compiler: "
+            "Debian package g++)"
+        )
     return ctypes.CDLL(str(path))

@@ -84,8 +84,11 @@ def streamed_once(accesses: list[Access], touched: tuple[Footprint, ...]) -> set
     for i, access in enumerate(accesses):
         by_parameter.setdefault(access.parameter, []).append(i)
     alone = {f.parameter for f in touched if not any(g is not f and g.lo < f.hi and f.lo < g.hi for g in touched)}
-    return {users[0] for parameter, users in by_parameter.items()
-            if parameter >= 0 and parameter in alone and len(users) == 1 and _never_repeats(accesses[users[0]])}
+    return {
+        users[0]
+        for parameter, users in by_parameter.items()
+        if parameter >= 0 and parameter in alone and len(users) == 1 and _never_repeats(accesses[users[0]])
+    }
 
 
 def _never_repeats(access: Access) -> bool:
@@ -118,14 +121,15 @@ def roofline_fs(trace: Trace, spec: ChipSpec, residency: Residency | None = None
     return max(roof_terms_fs(trace, spec, schedule, footprints(trace, schedule.accesses), residency).values())
 
 
-def roof_terms_fs(trace: Trace, spec: ChipSpec, schedule: Schedule, touched: tuple[Footprint, ...],
-                  residency: Residency | None) -> dict[str, int]:
+def roof_terms_fs(
+    trace: Trace, spec: ChipSpec, schedule: Schedule, touched: tuple[Footprint, ...], residency: Residency | None
+) -> dict[str, int]:
     """By unit, the time its work alone takes. DRAM counts what must be fetched, and what cannot stay in SRAM."""
     n_pes = max(1, min(spec.grid.n_pes, trace.n_programs))
     cycles = unit_cycles(schedule, trace.n_programs)
     terms = {unit.value: cycles[u] / n_pes / spec.clock_hz for u, unit in enumerate(UNITS)}
     joins = spec.noc.reduction_width > 0
-    added = [a for a in schedule.accesses if a.atomic and joins]     # may meet on the reduction network
+    added = [a for a in schedule.accesses if a.atomic and joins]  # may meet on the reduction network
     read = sum(total_bytes(a, trace.n_programs) for a in schedule.accesses if not a.write)
     stored = sum(total_bytes(a, trace.n_programs) for a in schedule.accesses if a.write and not (a.atomic and joins))
     distinct_read = sum(f.read_bytes for f in touched)

@@ -38,12 +38,12 @@ class Info:
 
     command: Command
     cost: Cost | None
-    sources: tuple[tuple[int, ...], ...]     # per operand: the values it may be (through loops and branches)
+    sources: tuple[tuple[int, ...], ...]  # per operand: the values it may be (through loops and branches)
     operand_bytes: tuple[int, ...]
-    control: tuple[int, ...]                 # values that decide whether it runs
+    control: tuple[int, ...]  # values that decide whether it runs
     results: tuple[int, ...]
     is_memory: bool
-    buffer: int                              # circular buffer filled or drained, -1 none
+    buffer: int  # circular buffer filled or drained, -1 none
     slots: int
 
 
@@ -59,7 +59,7 @@ class Node:
     cycles: list[float] = field(default_factory=lambda: [0.0] * len(UNITS))
     deps: set[int] = field(default_factory=set)
     waits: set[tuple[int, int]] = field(default_factory=set)
-    local: dict[int, int] = field(default_factory=dict)      # tiles a group reads or leaves in local memory -> bytes
+    local: dict[int, int] = field(default_factory=dict)  # tiles a group reads or leaves in local memory -> bytes
 
     def cost_cycles(self, local_bytes_per_cycle: int) -> float:
         """Vector and SFU share the strips of a group, fed from local memory; the MLU's part comes before or after."""
@@ -74,7 +74,7 @@ class Schedule:
     nodes: list[Node]
     accesses: list[Access]
     active_masks: list[np.ndarray]
-    n_executions: dict[int, int]             # command index -> executions over all program instances
+    n_executions: dict[int, int]  # command index -> executions over all program instances
 
 
 def compile_schedule(trace: Trace, spec: ChipSpec) -> Schedule:
@@ -114,18 +114,24 @@ def _make_infos(program: TileProgram, spec: ChipSpec) -> tuple[Info, ...]:
     for command in program.commands:
         is_memory = isinstance(command, MEMORY)
         buffer = program.buffer_of.get(command.index)
-        infos.append(Info(
-            command=command,
-            cost=None if is_memory or flow.is_index_only(command) else cost_of(command, spec),
-            sources=tuple(_resolve(v.id, aliases) for v in command.operands),
-            operand_bytes=tuple(v.type.n_bytes for v in command.operands),
-            control=tuple(root for v in control[command.index] for root in _resolve(v, aliases)),
-            results=tuple(v.id for v in command.results), is_memory=is_memory,
-            buffer=-1 if buffer is None else buffer.id, slots=0 if buffer is None else buffer.slots))
+        infos.append(
+            Info(
+                command=command,
+                cost=None if is_memory or flow.is_index_only(command) else cost_of(command, spec),
+                sources=tuple(_resolve(v.id, aliases) for v in command.operands),
+                operand_bytes=tuple(v.type.n_bytes for v in command.operands),
+                control=tuple(root for v in control[command.index] for root in _resolve(v, aliases)),
+                results=tuple(v.id for v in command.results),
+                is_memory=is_memory,
+                buffer=-1 if buffer is None else buffer.id,
+                slots=0 if buffer is None else buffer.slots,
+            )
+        )
     return tuple(infos)
 
 
 # --- values through loops and branches --------------------------------------------------------------------------------
+
 
 def _aliases(program: TileProgram) -> dict[int, tuple[int, ...]]:
     """Value that a loop or branch hands on -> the values it may be, one step back."""
@@ -179,19 +185,20 @@ def _control_values(block: c.Block, outer: tuple[int, ...]) -> dict[int, tuple[i
 
 # --- one launch -------------------------------------------------------------------------------------------------------
 
+
 class _Compiler:
     def __init__(self, trace: Trace, spec: ChipSpec) -> None:
         self.trace, self.spec = trace, spec
         self.infos = infos_of(trace.program, spec)
         self.schedule = Schedule([], [], [], {})
         self.nodes = self.schedule.nodes
-        self.producers: dict[int, tuple[int, ...]] = {}          # value -> nodes it comes from
-        self.defined: dict[int, tuple[int, int]] = {}            # value -> (step, active mask)
+        self.producers: dict[int, tuple[int, ...]] = {}  # value -> nodes it comes from
+        self.defined: dict[int, tuple[int, int]] = {}  # value -> (step, active mask)
         self.masks: dict[int, int] = {}
         self.n_active: list[int] = []
-        self.group: int = -1                                     # open vector group
-        self.fills: dict[int, list[int]] = {}                    # buffer -> nodes that load into it, in order
-        self.drains: dict[int, list[tuple[int, tuple[int, ...]]]] = {}   # buffer -> (store node, producers)
+        self.group: int = -1  # open vector group
+        self.fills: dict[int, list[int]] = {}  # buffer -> nodes that load into it, in order
+        self.drains: dict[int, list[tuple[int, tuple[int, ...]]]] = {}  # buffer -> (store node, producers)
         self.slots: dict[int, int] = {}
 
     def compile(self) -> Schedule:

@@ -63,12 +63,25 @@ class Timeline:
         order = list(Unit)
         events: list[dict] = [
             {"ph": "M", "name": "thread_name", "pid": pe, "tid": order.index(unit), "args": {"name": unit.value}}
-            for pe, unit in sorted({(s.pe, s.unit) for s in self.spans})]
-        events += [{"ph": "M", "name": "process_name", "pid": pe, "args": {"name": f"PE {pe}"}}
-                   for pe in sorted({s.pe for s in self.spans})]
-        events += [{"ph": "X", "name": s.name, "cat": s.unit.value, "pid": s.pe, "tid": order.index(s.unit),
-                    "ts": s.start_fs / 1e9, "dur": s.duration_fs / 1e9,
-                    "args": {"command": s.command, "program": s.program}} for s in self.spans]
+            for pe, unit in sorted({(s.pe, s.unit) for s in self.spans})
+        ]
+        events += [
+            {"ph": "M", "name": "process_name", "pid": pe, "args": {"name": f"PE {pe}"}}
+            for pe in sorted({s.pe for s in self.spans})
+        ]
+        events += [
+            {
+                "ph": "X",
+                "name": s.name,
+                "cat": s.unit.value,
+                "pid": s.pe,
+                "tid": order.index(s.unit),
+                "ts": s.start_fs / 1e9,
+                "dur": s.duration_fs / 1e9,
+                "args": {"command": s.command, "program": s.program},
+            }
+            for s in self.spans
+        ]
         return {"traceEvents": events, "displayTimeUnit": "ns"}
 
 
@@ -94,8 +107,8 @@ class KernelTiming:
     sram_bytes: int
     noc_bytes: int
     local_bytes: int
-    merged_bytes: int                        # multicast reads, joined updates: no SRAM access of their own
-    hit_bytes: int                           # found in SRAM
+    merged_bytes: int  # multicast reads, joined updates: no SRAM access of their own
+    hit_bytes: int  # found in SRAM
     flop: int
     mac: Mapping[str, int]
     vector_ops: int
@@ -132,8 +145,10 @@ class KernelTiming:
     def __str__(self) -> str:
         time_s = fs_to_s(self.makespan_fs)
         rate = self.requested_bytes / time_s if time_s else 0.0
-        return (f"{self.name}: {format_time(time_s)} | {format_rate(rate)} | {self.bound}-bound | "
-                f"{100 * self.roof_share_frac:.0f} % of roof")
+        return (
+            f"{self.name}: {format_time(time_s)} | {format_rate(rate)} | {self.bound}-bound | "
+            f"{100 * self.roof_share_frac:.0f} % of roof"
+        )
 
 
 __all__ = ["PARTS", "KernelTiming", "Span", "Timeline"]

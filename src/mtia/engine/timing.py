@@ -36,9 +36,9 @@ from mtia.program.commands import Unit
 from mtia.units import FS_PER_S, fs_to_s
 
 MIN_WAVES_TO_SKIP = 48
-TOLERANCE_FRAC = 2e-3            # of the period, between three groups of waves
+TOLERANCE_FRAC = 2e-3  # of the period, between three groups of waves
 MAX_SPANS = 20_000
-SPAN_PES = 4                     # PEs whose spans are kept where a launch has more than MAX_SPANS
+SPAN_PES = 4  # PEs whose spans are kept where a launch has more than MAX_SPANS
 BOUND_OF_PART = {"mlu": "vector"}
 
 
@@ -64,10 +64,13 @@ _I32, _I64, _F64, _P = ctypes.c_int32, ctypes.c_int64, ctypes.c_double, ctypes.c
 
 
 class _CAccess(ctypes.Structure):
-    _fields_ = (*((n, _P) for n in ("base", "end", "bytes", "runs")),
-                *((n, _I32) for n in ("base_step", "end_step", "bytes_step", "runs_step")), ("run_bytes", _I64),
-                *((n, _I32) for n in ("write", "atomic", "indexed", "use_dma_runs", "once", "unused")),
-                ("unique_frac", _F64))
+    _fields_ = (
+        *((n, _P) for n in ("base", "end", "bytes", "runs")),
+        *((n, _I32) for n in ("base_step", "end_step", "bytes_step", "runs_step")),
+        ("run_bytes", _I64),
+        *((n, _I32) for n in ("write", "atomic", "indexed", "use_dma_runs", "once", "unused")),
+        ("unique_frac", _F64),
+    )
 
 
 class _CSegment(ctypes.Structure):
@@ -77,24 +80,86 @@ class _CSegment(ctypes.Structure):
 class _CLaunch(ctypes.Structure):
     _fields_ = (
         ("n_programs", _I64),
-        *((n, _I32) for n in ("rows", "cols", "n_nodes", "n_segments", "ring", "max_distance", "can_skip",
-                              "multicast")),
-        *((n, _P) for n in ("unit", "cost_fs", "issue_fs", "access", "active", "dep_offset", "dep", "wait_offset",
-                            "wait_node", "wait_distance", "accesses", "active_masks", "segments", "run_end")),
-        *((n, _I64) for n in ("noc_latency_fs", "sram_latency_fs", "dram_latency_fs", "sram_capacity_bytes",
-                              "sram_line_bytes", "dram_page_bytes", "max_outstanding_bytes")),
-        *((n, _F64) for n in ("read_fs_per_byte", "write_fs_per_byte", "port_fs_per_byte", "sram_fs_per_byte",
-                              "dram_fs_per_byte", "d2d_fs_per_byte", "run_fs", "reduction_fs_per_byte",
-                              "tolerance_frac")),
-        ("max_spans", _I64), ("span_pes", _I32), ("resident_programs", _I32))
+        *(
+            (n, _I32)
+            for n in ("rows", "cols", "n_nodes", "n_segments", "ring", "max_distance", "can_skip", "multicast")
+        ),
+        *(
+            (n, _P)
+            for n in (
+                "unit",
+                "cost_fs",
+                "issue_fs",
+                "access",
+                "active",
+                "dep_offset",
+                "dep",
+                "wait_offset",
+                "wait_node",
+                "wait_distance",
+                "accesses",
+                "active_masks",
+                "segments",
+                "run_end",
+            )
+        ),
+        *(
+            (n, _I64)
+            for n in (
+                "noc_latency_fs",
+                "sram_latency_fs",
+                "dram_latency_fs",
+                "sram_capacity_bytes",
+                "sram_line_bytes",
+                "dram_page_bytes",
+                "max_outstanding_bytes",
+            )
+        ),
+        *(
+            (n, _F64)
+            for n in (
+                "read_fs_per_byte",
+                "write_fs_per_byte",
+                "port_fs_per_byte",
+                "sram_fs_per_byte",
+                "dram_fs_per_byte",
+                "d2d_fs_per_byte",
+                "run_fs",
+                "reduction_fs_per_byte",
+                "tolerance_frac",
+            )
+        ),
+        ("max_spans", _I64),
+        ("span_pes", _I32),
+        ("resident_programs", _I32),
+    )
 
 
 class _CResult(ctypes.Structure):
-    _fields_ = (("makespan_fs", _I64), ("parts_fs", _I64 * len(PARTS)),
-                *((n, _I64) for n in ("sram_bytes", "dram_read_bytes", "dram_write_bytes", "noc_bytes", "hit_bytes",
-                                      "merged_bytes", "sram_busy_fs", "dram_busy_fs", "noc_busy_fs", "n_spans",
-                                      "n_events", "n_skipped_waves", "n_simulated_waves", "last_pe")),
-                ("port_busy_fs", _F64))
+    _fields_ = (
+        ("makespan_fs", _I64),
+        ("parts_fs", _I64 * len(PARTS)),
+        *(
+            (n, _I64)
+            for n in (
+                "sram_bytes",
+                "dram_read_bytes",
+                "dram_write_bytes",
+                "noc_bytes",
+                "hit_bytes",
+                "merged_bytes",
+                "sram_busy_fs",
+                "dram_busy_fs",
+                "noc_busy_fs",
+                "n_spans",
+                "n_events",
+                "n_skipped_waves",
+                "n_simulated_waves",
+                "last_pe",
+            )
+        ),
+        ("port_busy_fs", _F64),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -107,8 +172,9 @@ def _time_launch():
 class _Call:
     """One call of the event loop: fills the structures, keeps what they point to alive, holds the result."""
 
-    def __init__(self, trace: Trace, spec: ChipSpec, schedule: Schedule, residency: Residency | None,
-                 once: set[int]) -> None:
+    def __init__(
+        self, trace: Trace, spec: ChipSpec, schedule: Schedule, residency: Residency | None, once: set[int]
+    ) -> None:
         self.keep: list = []
         self.launch = _CLaunch()
         self.result = _CResult()
@@ -154,8 +220,12 @@ class _Call:
         out = (_CAccess * max(1, len(accesses)))()
         for i, (c_access, access) in enumerate(zip(out, accesses, strict=False)):
             c_access.once = i in once
-            for name, value in (("base", access.base), ("end", access.end), ("bytes", access.n_bytes),
-                                ("runs", access.runs)):
+            for name, value in (
+                ("base", access.base),
+                ("end", access.end),
+                ("bytes", access.n_bytes),
+                ("runs", access.runs),
+            ):
                 array = np.ascontiguousarray(np.atleast_1d(value), dtype=np.int64)
                 self.keep.append(array)
                 setattr(c_access, name, array.ctypes.data)
@@ -211,12 +281,15 @@ class _Call:
     def timeline(self, trace: Trace, schedule: Schedule) -> Timeline:
         """Keeps what the spans' names need, not the trace."""
         commands = trace.program.commands
-        names = [(UNITS[n.unit], _label(commands[n.first_command].mnemonic, n), n.first_command)
-                 for n in schedule.nodes]
-        raw = self.spans[:self.result.n_spans].copy()
+        names = [
+            (UNITS[n.unit], _label(commands[n.first_command].mnemonic, n), n.first_command) for n in schedule.nodes
+        ]
+        raw = self.spans[: self.result.n_spans].copy()
         complete = trace.n_programs * len(schedule.nodes) <= MAX_SPANS
-        return Timeline(lambda: (_span(names[node], pe, program, start, end)
-                                 for pe, node, program, start, end in raw.tolist()), complete=complete)
+        return Timeline(
+            lambda: (_span(names[node], pe, program, start, end) for pe, node, program, start, end in raw.tolist()),
+            complete=complete,
+        )
 
 
 _SPAN = np.dtype([("pe", "i4"), ("node", "i4"), ("program", "i8"), ("start_fs", "i8"), ("end_fs", "i8")])
@@ -259,15 +332,15 @@ def _run_ends(trace: Trace, spec: ChipSpec, schedule: Schedule, residency: Resid
     n_pes = spec.grid.n_pes
     n_waves = -(-trace.n_programs // n_pes)
     full = trace.n_programs // n_pes
-    changes = np.zeros(n_waves, dtype=bool)                     # wave w differs from w - 1
+    changes = np.zeros(n_waves, dtype=bool)  # wave w differs from w - 1
     changes[full:] = True
     for array in _per_program(schedule):
-        waves = array[:full * n_pes].reshape(full, n_pes)
+        waves = array[: full * n_pes].reshape(full, n_pes)
         changes[1:full] |= (waves[1:] != waves[:-1]).any(axis=1)
     if residency is not None and residency.segments:
         for access in schedule.accesses:
             if np.ndim(access.base):
-                changes[1:full] |= _residency_changes(np.asarray(access.base)[:full * n_pes:n_pes], residency)
+                changes[1:full] |= _residency_changes(np.asarray(access.base)[: full * n_pes : n_pes], residency)
     ends = np.arange(n_waves, dtype=np.int32)
     starts = np.flatnonzero(changes)
     for start, end in zip(np.concatenate([[0], starts]), np.concatenate([starts, [n_waves]])):
@@ -289,27 +362,57 @@ def _residency_changes(first_base: np.ndarray, residency: Residency) -> np.ndarr
 
 # --- the result -------------------------------------------------------------------------------------------------------
 
-def _timing(trace: Trace, spec: ChipSpec, schedule: Schedule, touched: tuple[Footprint, ...],
-            residency: Residency | None, call: _Call) -> KernelTiming:
+
+def _timing(
+    trace: Trace,
+    spec: ChipSpec,
+    schedule: Schedule,
+    touched: tuple[Footprint, ...],
+    residency: Residency | None,
+    call: _Call,
+) -> KernelTiming:
     result = call.result
     work = _work(trace, spec, schedule)
     requested = sum(total_bytes(a, trace.n_programs) for a in schedule.accesses)
     local_bytes = requested + work.local_bytes
-    energy = energy_of(spec, time_s=fs_to_s(result.makespan_fs), mac=work.mac, vector_ops=work.vector_ops,
-                       local_bytes=local_bytes, noc_bytes=result.noc_bytes, sram_bytes=result.sram_bytes,
-                       dram_bytes=result.dram_read_bytes + result.dram_write_bytes)
+    energy = energy_of(
+        spec,
+        time_s=fs_to_s(result.makespan_fs),
+        mac=work.mac,
+        vector_ops=work.vector_ops,
+        local_bytes=local_bytes,
+        noc_bytes=result.noc_bytes,
+        sram_bytes=result.sram_bytes,
+        dram_bytes=result.dram_read_bytes + result.dram_write_bytes,
+    )
     critical = _stretched(dict(zip(PARTS, result.parts_fs, strict=True)), result.makespan_fs, energy)
     makespan = sum(critical.values())
     return KernelTiming(
-        name=trace.program.name, n_programs=trace.n_programs, makespan_fs=makespan,
+        name=trace.program.name,
+        n_programs=trace.n_programs,
+        makespan_fs=makespan,
         roof_fs=max(roof_terms_fs(trace, spec, schedule, touched, residency).values()),
-        busy_fs=_busy(trace, spec, schedule, result), critical_fs=critical, bound=_bound(critical),
-        requested_bytes=requested, dram_read_bytes=result.dram_read_bytes, dram_write_bytes=result.dram_write_bytes,
-        sram_bytes=result.sram_bytes, noc_bytes=result.noc_bytes, local_bytes=local_bytes,
-        merged_bytes=result.merged_bytes, hit_bytes=result.hit_bytes, flop=work.flop, mac=work.mac,
-        vector_ops=work.vector_ops, energy_j=energy.total_j, energy_parts_j=energy.parts_j,
-        throttle_frac=energy.throttle_frac, assumed=_assumed(spec, schedule), timeline=call.timeline(trace, schedule),
-        n_skipped_waves=result.n_skipped_waves)
+        busy_fs=_busy(trace, spec, schedule, result),
+        critical_fs=critical,
+        bound=_bound(critical),
+        requested_bytes=requested,
+        dram_read_bytes=result.dram_read_bytes,
+        dram_write_bytes=result.dram_write_bytes,
+        sram_bytes=result.sram_bytes,
+        noc_bytes=result.noc_bytes,
+        local_bytes=local_bytes,
+        merged_bytes=result.merged_bytes,
+        hit_bytes=result.hit_bytes,
+        flop=work.flop,
+        mac=work.mac,
+        vector_ops=work.vector_ops,
+        energy_j=energy.total_j,
+        energy_parts_j=energy.parts_j,
+        throttle_frac=energy.throttle_frac,
+        assumed=_assumed(spec, schedule),
+        timeline=call.timeline(trace, schedule),
+        n_skipped_waves=result.n_skipped_waves,
+    )
 
 
 class _Work:
@@ -355,8 +458,11 @@ def _busy(trace: Trace, spec: ChipSpec, schedule: Schedule, result: _CResult) ->
     cycle_fs = FS_PER_S / spec.clock_hz
     cycles = unit_cycles(schedule, trace.n_programs)
     busy = {unit.value: round(cycles[u] * cycle_fs / spec.grid.n_pes) for u, unit in enumerate(UNITS[:5])}
-    return busy | {"sram": result.sram_busy_fs, "dram": result.dram_busy_fs,
-                   "noc": round(max(result.port_busy_fs / spec.grid.n_pes, result.noc_busy_fs))}
+    return busy | {
+        "sram": result.sram_busy_fs,
+        "dram": result.dram_busy_fs,
+        "noc": round(max(result.port_busy_fs / spec.grid.n_pes, result.noc_busy_fs)),
+    }
 
 
 _ALWAYS = ("clock_hz", "grid.", "pe.cores.", "pe.dma.", "noc.", "sram.", "power.")
@@ -366,8 +472,12 @@ _BY_UNIT = {Unit.DPE: "pe.dpe.", Unit.SFU: "pe.sfu.", Unit.VECTOR: "pe.sfu.", Un
 def _assumed(spec: ChipSpec, schedule: Schedule) -> tuple[str, ...]:
     """Assumed figures that this timing read, by key."""
     units = {UNITS[u] for n in schedule.nodes for u in range(5) if n.cycles[u] > 0}
-    prefixes = (*_ALWAYS, "dram.", "pe.local_memory_bytes_per_cycle",
-                *(prefix for unit, prefix in _BY_UNIT.items() if unit in units))
+    prefixes = (
+        *_ALWAYS,
+        "dram.",
+        "pe.local_memory_bytes_per_cycle",
+        *(prefix for unit, prefix in _BY_UNIT.items() if unit in units),
+    )
     return tuple(key for key in _assumed_keys(spec) if key.startswith(prefixes))
 
 
@@ -378,10 +488,27 @@ def _assumed_keys(spec: ChipSpec) -> list[str]:
 def _empty(trace: Trace) -> KernelTiming:
     """A launch of nothing takes no time."""
     return KernelTiming(
-        name=trace.program.name, n_programs=trace.n_programs, makespan_fs=0, roof_fs=0, busy_fs={},
-        critical_fs=dict.fromkeys(PARTS, 0), bound="latency", requested_bytes=0, dram_read_bytes=0, dram_write_bytes=0,
-        sram_bytes=0, noc_bytes=0, local_bytes=0, merged_bytes=0, hit_bytes=0, flop=0, mac={}, vector_ops=0,
-        energy_j=0.0, energy_parts_j={})
+        name=trace.program.name,
+        n_programs=trace.n_programs,
+        makespan_fs=0,
+        roof_fs=0,
+        busy_fs={},
+        critical_fs=dict.fromkeys(PARTS, 0),
+        bound="latency",
+        requested_bytes=0,
+        dram_read_bytes=0,
+        dram_write_bytes=0,
+        sram_bytes=0,
+        noc_bytes=0,
+        local_bytes=0,
+        merged_bytes=0,
+        hit_bytes=0,
+        flop=0,
+        mac={},
+        vector_ops=0,
+        energy_j=0.0,
+        energy_parts_j={},
+    )
 
 
 __all__ = ["roofline_fs", "run_timed", "touch_launch"]

@@ -33,7 +33,7 @@ class Access:
     row_bytes: int
     row_stride_bytes: int
     n_bytes: np.ndarray | int
-    parameter: int                       # which kernel parameter the address derives from, -1 unknown
+    parameter: int  # which kernel parameter the address derives from, -1 unknown
     write: bool = False
     atomic: bool = False
     indexed: bool = False

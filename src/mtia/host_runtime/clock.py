@@ -36,14 +36,14 @@ HOST_BYTES_PER_S = 38e9
 
 @dataclass(slots=True)
 class _Stream:
-    ready_fs: int = 0       # its last work has ended (and events it waits for have passed)
-    reported_fs: int = 0    # the host may know of it
+    ready_fs: int = 0  # its last work has ended (and events it waits for have passed)
+    reported_fs: int = 0  # the host may know of it
 
 
 @dataclass(slots=True)
 class _Device:
     control_free_fs: int = 0
-    grid_free_fs: int | None = None     # None: nothing has run yet
+    grid_free_fs: int | None = None  # None: nothing has run yet
     upload_free_fs: int = 0
     download_free_fs: int = 0
     fabric_free_fs: int = 0
@@ -94,8 +94,16 @@ class Clock:
 
     # --- work ---------------------------------------------------------------------------------------------------------
 
-    def submit(self, device_index: int, stream_id: int, name: str, kind: Kind | str, device_duration_fs: int,
-               host_cost_fs: int | None = None, record: Work | None = None) -> Span:
+    def submit(
+        self,
+        device_index: int,
+        stream_id: int,
+        name: str,
+        kind: Kind | str,
+        device_duration_fs: int,
+        host_cost_fs: int | None = None,
+        record: Work | None = None,
+    ) -> Span:
         """Submit one kernel. `host_cost_fs` None: the spec's host_s. `record`: what it did, for reports."""
         device, stream = self._device(device_index), self._stream(device_index, stream_id)
         path = self._path
@@ -151,8 +159,7 @@ class Clock:
         work = Work(n_bytes=moved)
         return self._span(name, Kind.HOST, device_index, stream_id, start_fs, start_fs, self.host_fs, work)
 
-    def _copy(self, name: str, device_index: int, stream_id: int, free_fs: int, duration_fs: int,
-              n_bytes: int) -> Span:
+    def _copy(self, name: str, device_index: int, stream_id: int, free_fs: int, duration_fs: int, n_bytes: int) -> Span:
         stream = self._stream(device_index, stream_id)
         self._enqueue(None)
         submit_fs = self.host_fs
@@ -170,8 +177,17 @@ class Clock:
         stream.ready_fs = max(stream.ready_fs, end_fs)
         stream.reported_fs = max(stream.reported_fs, end_fs + report_fs)
 
-    def _span(self, name: str, kind: Kind | str, device_index: int, stream_id: int, submit_fs: int, start_fs: int,
-              end_fs: int, work: Work | None) -> Span:
+    def _span(
+        self,
+        name: str,
+        kind: Kind | str,
+        device_index: int,
+        stream_id: int,
+        submit_fs: int,
+        start_fs: int,
+        end_fs: int,
+        work: Work | None,
+    ) -> Span:
         work = work if work is not None else NO_WORK
         span = Span(name, Kind(kind), device_index, stream_id, submit_fs, start_fs, end_fs, work)
         if record.is_recording():
@@ -265,8 +281,15 @@ def clock() -> Clock:
     return _process_clock
 
 
-def submit(device_index: int, stream_id: int, name: str, kind: Kind | str, device_duration_fs: int,
-           host_cost_fs: int | None = None, record: Work | None = None) -> Span:
+def submit(
+    device_index: int,
+    stream_id: int,
+    name: str,
+    kind: Kind | str,
+    device_duration_fs: int,
+    host_cost_fs: int | None = None,
+    record: Work | None = None,
+) -> Span:
     """`Clock.submit` on the process's clock."""
     return clock().submit(device_index, stream_id, name, kind, device_duration_fs, host_cost_fs, record)
 

@@ -36,9 +36,9 @@ from mtia.program.fit import fit
 from mtia.program.program import TileProgram
 from mtia.units import fs_to_s
 
-MOST_INDEX_BYTES = 1 << 16    # of index data in the key of a timing
-MOST_DATA_TIMINGS = 256      # timings kept of a program whose addresses come from memory
-RESIDENCY_STEPS = 16        # residency of an argument in SRAM is told apart in steps of 1/16
+MOST_INDEX_BYTES = 1 << 16  # of index data in the key of a timing
+MOST_DATA_TIMINGS = 256  # timings kept of a program whose addresses come from memory
+RESIDENCY_STEPS = 16  # residency of an argument in SRAM is told apart in steps of 1/16
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +68,10 @@ class Site:
     program: TileProgram
     pointers: tuple[int, ...]
     data_dependent: bool
-    index_loads: frozenset[int]     # load commands whose values decide addresses, masks or control
+    index_loads: frozenset[int]  # load commands whose values decide addresses, masks or control
     timings: dict[tuple, Timed] = field(default_factory=dict)
     touched: dict[tuple, tuple[Touched, ...]] = field(default_factory=dict)
-    index_reads: dict[tuple, tuple[Touched, ...] | None] = field(default_factory=dict)      # None: cannot be cached
+    index_reads: dict[tuple, tuple[Touched, ...] | None] = field(default_factory=dict)  # None: cannot be cached
 
 
 _sites: dict[tuple[int, int], tuple[TileProgram, ChipSpec, Site]] = {}
@@ -98,8 +98,11 @@ def site_of(program: TileProgram, spec: ChipSpec) -> Site:
 
 def _index_loads(program: TileProgram) -> frozenset[int]:
     index_values = dataflow_of(program).index_values
-    return frozenset(cmd.index for cmd in program.commands if isinstance(cmd, c.Load | c.AtomicRmw | c.AtomicCas)
-                     and any(r.id in index_values for r in cmd.results))
+    return frozenset(
+        cmd.index
+        for cmd in program.commands
+        if isinstance(cmd, c.Load | c.AtomicRmw | c.AtomicCas) and any(r.id in index_values for r in cmd.results)
+    )
 
 
 def residency_of(device: int, spec: ChipSpec) -> Residency:
@@ -124,8 +127,9 @@ def launch(program: TileProgram, grid: tuple[int, int, int], arguments: Sequence
     launch_now(program, grid, arguments, stream, device)
 
 
-def launch_now(program: TileProgram, grid: tuple[int, int, int], arguments: Sequence[Any], stream: int,
-               device: int) -> None:
+def launch_now(
+    program: TileProgram, grid: tuple[int, int, int], arguments: Sequence[Any], stream: int, device: int
+) -> None:
     spec = silicon.chip()
     site = site_of(program, spec)
     plain = [_plain(a) for a in arguments]
@@ -166,6 +170,7 @@ def _allocations(site: Site, plain: Sequence[Any]) -> list[Allocation]:
 
 
 # --- timing -----------------------------------------------------------------------------------------------------------
+
 
 def _layout(site: Site, plain: Sequence[Any]) -> tuple:
     """Scalars as they are; pointers as distance from the first one's 64-byte line where near enough to overlap."""
@@ -208,14 +213,15 @@ def _timed_by_data(request: Launch, site: Site, spec: ChipSpec, residency: Resid
         timed = _time(request, site, spec, residency, trace)
         _touch(timed.touched, arguments, residency)
         return timed
-    for held in (site.timings, site.touched):                   # new data at each launch must not fill the memory
+    for held in (site.timings, site.touched):  # new data at each launch must not fill the memory
         while len(held) > MOST_DATA_TIMINGS:
             held.pop(next(iter(held)))
     return _time_and_keep(request, site, spec, residency, (layout, _bytes_of(reads, arguments)), trace)
 
 
-def _time_and_keep(request: Launch, site: Site, spec: ChipSpec, residency: Residency, layout: tuple,
-                   trace: Trace) -> Timed:
+def _time_and_keep(
+    request: Launch, site: Site, spec: ChipSpec, residency: Residency, layout: tuple, trace: Trace
+) -> Timed:
     touched = _touched(trace, request.arguments)
     key = (layout, _shares(touched, request.arguments, residency))
     timed = _time(request, site, spec, residency, trace, touched)
@@ -227,29 +233,45 @@ def _time_and_keep(request: Launch, site: Site, spec: ChipSpec, residency: Resid
 def _reads_of(trace: Trace, site: Site, arguments: Sequence[Any]) -> tuple[Touched, ...] | None:
     """Where the loads that decide addresses and control read; None where that itself depends on data, or is much."""
     program = site.program
-    if (site.index_loads & dataflow_of(program).loaded_addresses
-            or any(isinstance(cmd, c.If | c.While) for cmd in program.commands)
-            or any(not isinstance(program.commands[at], c.Load) for at in site.index_loads)):
+    if (
+        site.index_loads & dataflow_of(program).loaded_addresses
+        or any(isinstance(cmd, c.If | c.While) for cmd in program.commands)
+        or any(not isinstance(program.commands[at], c.Load) for at in site.index_loads)
+    ):
         return None
     found = footprints(trace, [s.access for s in trace.steps if s.access is not None and s.command in site.index_loads])
     if any(f.parameter < 0 for f in found) or sum(f.hi - f.lo for f in found) > MOST_INDEX_BYTES:
         return None
-    return tuple(Touched(f.parameter, f.lo - arguments[f.parameter], f.hi - arguments[f.parameter], False, f.n_bytes)
-                 for f in found)
+    return tuple(
+        Touched(f.parameter, f.lo - arguments[f.parameter], f.hi - arguments[f.parameter], False, f.n_bytes)
+        for f in found
+    )
 
 
 def _bytes_of(reads: Sequence[Touched], arguments: Sequence[Any]) -> bytes:
     return b"".join(ctypes.string_at(arguments[r.parameter] + r.first, r.end - r.first) for r in reads)
 
 
-def _time(request: Launch, site: Site, spec: ChipSpec, residency: Residency, trace: Trace | None = None,
-          touched: tuple[Touched, ...] | None = None) -> Timed:
+def _time(
+    request: Launch,
+    site: Site,
+    spec: ChipSpec,
+    residency: Residency,
+    trace: Trace | None = None,
+    touched: tuple[Touched, ...] | None = None,
+) -> Timed:
     trace = trace if trace is not None else trace_launch(request)
     _check_alignment(trace, request, spec)
     timing = run_timed(trace, spec, residency)
     touched = touched if touched is not None else _touched(trace, request.arguments)
-    work = Work(n_bytes=timing.requested_bytes, n_flop=timing.flop, energy_j=timing.energy_j, timing=timing,
-                program=site.program, bound=timing.bound)
+    work = Work(
+        n_bytes=timing.requested_bytes,
+        n_flop=timing.flop,
+        energy_j=timing.energy_j,
+        timing=timing,
+        program=site.program,
+        bound=timing.bound,
+    )
     return Timed(timing, touched, work)
 
 
@@ -262,20 +284,28 @@ def _shares(touched: Sequence[Touched], arguments: Sequence[Any], residency: Res
         total += t.n_bytes
         missing += (1.0 - share) * t.n_bytes
     pushed_out = residency.pressure(int(missing)) if missing else 0
-    return (round(RESIDENCY_STEPS * pushed_out / total) if pushed_out else 0,
-            *[round(share * RESIDENCY_STEPS) for share in shares])
+    return (
+        round(RESIDENCY_STEPS * pushed_out / total) if pushed_out else 0,
+        *[round(share * RESIDENCY_STEPS) for share in shares],
+    )
 
 
 def _touch(touched: Sequence[Touched], arguments: Sequence[Any], residency: Residency) -> None:
-    residency.touch_together([(arguments[t.parameter] + t.first, arguments[t.parameter] + t.end, t.written, t.n_bytes)
-                              for t in touched])
+    residency.touch_together(
+        [(arguments[t.parameter] + t.first, arguments[t.parameter] + t.end, t.written, t.n_bytes) for t in touched]
+    )
 
 
 def _touched(trace: Trace, arguments: Sequence[Any]) -> tuple[Touched, ...]:
     """What the launch touches through each pointer argument, relative to it, so that it holds for other addresses."""
     found = footprints(trace, [s.access for s in trace.steps if s.access is not None])
-    return tuple(Touched(f.parameter, f.lo - arguments[f.parameter], f.hi - arguments[f.parameter],
-                         f.written_bytes > 0, f.n_bytes) for f in found if f.parameter >= 0)
+    return tuple(
+        Touched(
+            f.parameter, f.lo - arguments[f.parameter], f.hi - arguments[f.parameter], f.written_bytes > 0, f.n_bytes
+        )
+        for f in found
+        if f.parameter >= 0
+    )
 
 
 def _check_alignment(trace: Trace, request: Launch, spec: ChipSpec) -> None:
@@ -294,13 +324,20 @@ def _check_alignment(trace: Trace, request: Launch, spec: ChipSpec) -> None:
             _refuse_misaligned(program, step.command, a, int(bad.argmax()), trace.grid, spec)
 
 
-def _refuse_misaligned(program: TileProgram, command: int, access: Any, at: int, grid: tuple[int, int, int],
-                       spec: ChipSpec) -> None:
+def _refuse_misaligned(
+    program: TileProgram, command: int, access: Any, at: int, grid: tuple[int, int, int], spec: ChipSpec
+) -> None:
     address = int(np.broadcast_to(np.asarray(access.base), (at + 1,))[at])
     name = program.parameters[access.parameter].value.name if access.parameter >= 0 else "?"
-    error = MisalignedAccess(program.name, instance=(at % grid[0], at // grid[0] % grid[1], at // (grid[0] * grid[1])),
-                             line=str(program.commands[command].location), argument=name, address=address,
-                             alignment_bytes=spec.pe.dma.alignment_bytes, chip=spec.name)
+    error = MisalignedAccess(
+        program.name,
+        instance=(at % grid[0], at // grid[0] % grid[1], at // (grid[0] * grid[1])),
+        line=str(program.commands[command].location),
+        argument=name,
+        address=address,
+        alignment_bytes=spec.pe.dma.alignment_bytes,
+        chip=spec.name,
+    )
     if knobs.get().strict:
         raise error
     warnings.warn(str(error), stacklevel=2)
@@ -308,8 +345,14 @@ def _refuse_misaligned(program: TileProgram, command: int, access: Any, at: int,
 
 # --- asking for a time without launching ------------------------------------------------------------------------------
 
-def time_program(program: TileProgram, grid: tuple[int, int, int], arguments: Sequence[Any],
-                 spec: ChipSpec | None = None, residency: Residency | None = None) -> KernelTiming:
+
+def time_program(
+    program: TileProgram,
+    grid: tuple[int, int, int],
+    arguments: Sequence[Any],
+    spec: ChipSpec | None = None,
+    residency: Residency | None = None,
+) -> KernelTiming:
     """Timing of a launch that does not happen: no values, no clock. Cold SRAM unless `residency` is given."""
     spec = spec if spec is not None else silicon.chip()
     site = site_of(program, spec)
@@ -317,8 +360,9 @@ def time_program(program: TileProgram, grid: tuple[int, int, int], arguments: Se
     return run_timed(trace_launch(request), spec, residency)
 
 
-def time_kernel(kernel: Any, grid: tuple[int, ...], arguments: Sequence[Any], constants: dict[str, Any],
-                **options: Any) -> float:
+def time_kernel(
+    kernel: Any, grid: tuple[int, ...], arguments: Sequence[Any], constants: dict[str, Any], **options: Any
+) -> float:
     """Seconds on the chip of a @triton.jit kernel for these arguments, without launching it.
 
     `arguments`: tensors and numbers for the non-constexpr parameters, in order. `options`: num_stages etc.
@@ -328,9 +372,20 @@ def time_kernel(kernel: Any, grid: tuple[int, ...], arguments: Sequence[Any], co
     return fs_to_s(time_program(program, (x, y, z), arguments).makespan_fs)
 
 
-_SIGNATURES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64",
-               torch.int32: "i32", torch.int64: "i64", torch.int16: "i16", torch.int8: "i8", torch.uint8: "u8",
-               torch.bool: "i1", torch.float8_e4m3fn: "fp8e4nv", torch.float8_e5m2: "fp8e5"}
+_SIGNATURES = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float64: "fp64",
+    torch.int32: "i32",
+    torch.int64: "i64",
+    torch.int16: "i16",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.bool: "i1",
+    torch.float8_e4m3fn: "fp8e4nv",
+    torch.float8_e5m2: "fp8e5",
+}
 _compiled: dict[tuple, TileProgram] = {}
 
 
@@ -341,10 +396,15 @@ def compile_kernel(kernel: Any, arguments: Sequence[Any], constants: dict[str, A
     from triton.compiler.compiler import ASTSource
 
     from mtia.triton_backend.compiler import ARCH, WARP_SIZE, read_binary
+
     rest = iter(arguments)
     signature = {name: "constexpr" if name in constants else _signature_of(next(rest)) for name in kernel.arg_names}
-    key = (id(kernel), tuple(signature.items()), tuple(sorted(constants.items(), key=str)),
-           tuple(sorted(options.items())))
+    key = (
+        id(kernel),
+        tuple(signature.items()),
+        tuple(sorted(constants.items(), key=str)),
+        tuple(sorted(options.items())),
+    )
     if key not in _compiled:
         source = ASTSource(kernel, signature, constants)
         compiled = triton.compile(source, target=GPUTarget("mtia", ARCH, WARP_SIZE), options=options)

@@ -1,9 +1,9 @@
 """The launch log: what was submitted while a session was open, with simulated times.
 
-    with record.session() as log:
-        model(x)
-        torch.mtia.synchronize()
-    for line in log.summary(): print(line.name, line.n_calls, line.time_s)
+with record.session() as log:
+    model(x)
+    torch.mtia.synchronize()
+for line in log.summary(): print(line.name, line.n_calls, line.time_s)
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from mtia.units import fs_to_s
 class Kind(StrEnum):
     """What a span is."""
 
-    KERNEL = "kernel"      # work of the chip's grid
-    COPY = "copy"          # a transfer over the host link or between chips
-    HOST = "host"          # an operator computed by the host (a counted fallback)
+    KERNEL = "kernel"  # work of the chip's grid
+    COPY = "copy"  # a transfer over the host link or between chips
+    HOST = "host"  # an operator computed by the host (a counted fallback)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,11 +40,15 @@ def unfold_operation(n: int) -> Operation:
             lines.append(f"p{d} = c{2 + n + d} * step{d} - pad{d} + c{2 + d} * dilation{d}")
             terms.append(f"p{d} * x_stride{d}")
             inside.append(f"(p{d} >= 0) & (p{d} < size{d})")
-        return [*lines, f"value = tl.load(x_ptr + ({' + '.join(terms)}), mask={' & '.join(inside)}, other=0.0)",
-                k.store("out", "value")]
+        return [
+            *lines,
+            f"value = tl.load(x_ptr + ({' + '.join(terms)}), mask={' & '.join(inside)}, other=0.0)",
+            k.store("out", "value"),
+        ]
 
-    return define(Operation(f"unfold{n}d", ("x",), scalars=("x_batch", "x_channel", *_geometry(n)), body=body,
-                            keep_dims=True))
+    return define(
+        Operation(f"unfold{n}d", ("x",), scalars=("x_batch", "x_channel", *_geometry(n)), body=body, keep_dims=True)
+    )
 
 
 @cache
@@ -52,23 +56,33 @@ def fold_operation(n: int) -> Operation:
     """out[N, C, *positions] = sum over taps of columns[N, C, tap, (position + pad - tap * dilation) / step]."""
 
     def body(k: Emitter) -> list[str]:
-        lines = [*_coordinates(2 + n), "total = tl.zeros(mask.shape, tl.float32)",
-                 "base = (c0 * channels + c1) * taps", "for tap in range(0, taps):", "    left = tap.to(tl.int64)"]
+        lines = [
+            *_coordinates(2 + n),
+            "total = tl.zeros(mask.shape, tl.float32)",
+            "base = (c0 * channels + c1) * taps",
+            "for tap in range(0, taps):",
+            "    left = tap.to(tl.int64)",
+        ]
         offset, inside = "0", ["mask"]
         for d in range(n - 1, -1, -1):
-            lines += [f"    q{d} = c{2 + d} + pad{d} - (left % kernel{d}) * dilation{d}",
-                      f"    left = left // kernel{d}"]
+            lines += [
+                f"    q{d} = c{2 + d} + pad{d} - (left % kernel{d}) * dilation{d}",
+                f"    left = left // kernel{d}",
+            ]
         for d in range(n):
             inside.append(f"(q{d} >= 0) & (q{d} % step{d} == 0) & (q{d} // step{d} < n_out{d})")
             offset = f"({offset}) * n_out{d} + q{d} // step{d}"
         positions = " * ".join(f"n_out{d}" for d in range(n))
-        lines += [f"    at = (base + tap) * ({positions}) + {offset}",
-                  f"    total += tl.load(columns_ptr + at, mask={' & '.join(inside)}, other=0.0).to(tl.float32)"]
+        lines += [
+            f"    at = (base + tap) * ({positions}) + {offset}",
+            f"    total += tl.load(columns_ptr + at, mask={' & '.join(inside)}, other=0.0).to(tl.float32)",
+        ]
         return [*lines, k.store("out", "total")]
 
     numbers = tuple(f"{what}{d}" for d in range(n) for what in ("step", "pad", "dilation", "kernel", "n_out"))
-    return define(Operation(f"fold{n}d", ("columns",), scalars=("channels", "taps", *numbers), body=body,
-                            keep_dims=True))
+    return define(
+        Operation(f"fold{n}d", ("columns",), scalars=("channels", "taps", *numbers), body=body, keep_dims=True)
+    )
 
 
 def _product(values: Sequence[int]) -> int:
@@ -85,8 +99,15 @@ def _all(values: Sequence[int], n: int) -> list[int]:
 class Geometry:
     """Sizes of one convolution: `inner` the side with positions to sum over patches, `outer` the patches' side."""
 
-    def __init__(self, inner: Sequence[int], outer: Sequence[int], kernel: Sequence[int], stride: Sequence[int],
-                 padding: Sequence[int], dilation: Sequence[int]) -> None:
+    def __init__(
+        self,
+        inner: Sequence[int],
+        outer: Sequence[int],
+        kernel: Sequence[int],
+        stride: Sequence[int],
+        padding: Sequence[int],
+        dilation: Sequence[int],
+    ) -> None:
         n = len(kernel)
         self.n, self.inner, self.outer, self.kernel = n, list(inner), list(outer), list(kernel)
         self.stride, self.padding, self.dilation = _all(stride, n), _all(padding, n), _all(dilation, n)
@@ -98,8 +119,13 @@ def unfold(x: torch.Tensor, g: Geometry) -> torch.Tensor:
     N, C = x.shape[:2]
     out = torch.empty((N, C, *g.kernel, *g.outer), dtype=x.dtype, device=x.device)
     numbers = [v for d in range(g.n) for v in (g.inner[d], x.stride(2 + d), g.stride[d], g.padding[d], g.dilation[d])]
-    launch(unfold_operation(g.n), out, (x.as_strided((1,), (1,)),), (x.stride(0), x.stride(1), *numbers),
-           compute=torch.int64)
+    launch(
+        unfold_operation(g.n),
+        out,
+        (x.as_strided((1,), (1,)),),
+        (x.stride(0), x.stride(1), *numbers),
+        compute=torch.int64,
+    )
     return out.view(N, C * g.taps, g.positions)
 
 
@@ -119,8 +145,15 @@ def _columns(x: torch.Tensor, g: Geometry) -> torch.Tensor:
     return unfold(x, g)
 
 
-def output_size(inner: Sequence[int], kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int],
-                dilation: Sequence[int], transposed: bool, output_padding: Sequence[int]) -> list[int]:
+def output_size(
+    inner: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+) -> list[int]:
     n = len(kernel)
     s, p, d, o = _all(stride, n), _all(padding, n), _all(dilation, n), _all(output_padding, n)
     if transposed:
@@ -128,8 +161,9 @@ def output_size(inner: Sequence[int], kernel: Sequence[int], stride: Sequence[in
     return [(inner[i] + 2 * p[i] - d[i] * (kernel[i] - 1) - 1) // s[i] + 1 for i in range(n)]
 
 
-def _correlate(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, g: Geometry, groups: int
-               ) -> torch.Tensor:
+def _correlate(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, g: Geometry, groups: int
+) -> torch.Tensor:
     """out[N, O, *outer]: patches of x [N, C, *inner] times weight [O, C / groups, *kernel]."""
     N, n_out = x.shape[0], weight.shape[0]
     out = torch.empty((N, n_out, g.positions), dtype=x.dtype, device=x.device)
@@ -156,8 +190,7 @@ def _spread(y: torch.Tensor, weight: torch.Tensor, g: Geometry, groups: int) -> 
     return out
 
 
-def _weight_gradient(x: torch.Tensor, y: torch.Tensor, shape: Sequence[int], g: Geometry, groups: int
-                     ) -> torch.Tensor:
+def _weight_gradient(x: torch.Tensor, y: torch.Tensor, shape: Sequence[int], g: Geometry, groups: int) -> torch.Tensor:
     """Gradient [O, C / groups, *kernel] of `_correlate` in the weight, for x [N, C, *inner] and y [N, O, *outer]."""
     N, n_out = y.shape[:2]
     columns = _columns(x, g).unflatten(1, (groups, -1))
@@ -172,9 +205,17 @@ def _weight_gradient(x: torch.Tensor, y: torch.Tensor, shape: Sequence[int], g: 
 
 
 @aten("convolution_overrideable")
-def convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stride: Sequence[int],
-                padding: Sequence[int], dilation: Sequence[int], transposed: bool, output_padding: Sequence[int],
-                groups: int) -> torch.Tensor:
+def convolution(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> torch.Tensor:
     n = weight.dim() - 2
     if x.dim() == n + 1:
         batch = convolution(x.unsqueeze(0), weight, bias, stride, padding, dilation, transposed, output_padding, groups)
@@ -194,8 +235,16 @@ def convolution(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 @aten("convolution_backward_overrideable")
 def convolution_backward(
-    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, stride: Sequence[int], padding: Sequence[int],
-    dilation: Sequence[int], transposed: bool, output_padding: Sequence[int], groups: int, output_mask: Sequence[bool],
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+    output_mask: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     kernel = weight.shape[2:]
     dx = dw = db = None

@@ -80,8 +80,11 @@ def cat_out(tensors: Sequence[torch.Tensor], dim: int = 0, *, out: torch.Tensor)
     return out
 
 
-ARANGE = define(Operation("arange", (), scalars=("start", "step"),
-                          body=lambda k: [k.store("out", f"start + lin.to({k.compute}) * step")]))
+ARANGE = define(
+    Operation(
+        "arange", (), scalars=("start", "step"), body=lambda k: [k.store("out", f"start + lin.to({k.compute}) * step")]
+    )
+)
 
 
 @aten("arange.start_out")
@@ -100,10 +103,17 @@ def arange_out(start: Any, end: Any, step: Any = 1, *, out: torch.Tensor) -> tor
     return out
 
 
-LINSPACE = define(Operation(
-    "linspace", (), scalars=("start", "end", "step", "half", "last"),
-    body=lambda k: [f"i = lin.to({k.compute})",
-                    k.store("out", "tl.where(i < half, start + step * i, end - step * (last - i))")]))
+LINSPACE = define(
+    Operation(
+        "linspace",
+        (),
+        scalars=("start", "end", "step", "half", "last"),
+        body=lambda k: [
+            f"i = lin.to({k.compute})",
+            k.store("out", "tl.where(i < half, start + step * i, end - step * (last - i))"),
+        ],
+    )
+)
 
 
 @aten("linspace.out")
@@ -118,12 +128,19 @@ def linspace_out(start: Any, end: Any, steps: int, *, out: torch.Tensor) -> torc
 
 
 def _triangle(name: str, keep: str) -> Operation:
-    return define(Operation(
-        name, ("x",), scalars=("diagonal",), keep_dims=True,
-        body=lambda k: [f"keep = (column[None, :] - i_row[:, None]) {keep} diagonal",
-                        f"x = {k.load('x', cast=k.names['x'])}",
-                        k.store("out", "tl.where(keep, x, (x * 0).to(x.dtype))" if k.names["x"] != "tl.int1"
-                                else "x & keep")]))
+    return define(
+        Operation(
+            name,
+            ("x",),
+            scalars=("diagonal",),
+            keep_dims=True,
+            body=lambda k: [
+                f"keep = (column[None, :] - i_row[:, None]) {keep} diagonal",
+                f"x = {k.load('x', cast=k.names['x'])}",
+                k.store("out", "tl.where(keep, x, (x * 0).to(x.dtype))" if k.names["x"] != "tl.int1" else "x & keep"),
+            ],
+        )
+    )
 
 
 TRIL, TRIU = _triangle("tril", "<="), _triangle("triu", ">=")
@@ -146,8 +163,11 @@ def triu_out(x: torch.Tensor, diagonal: int = 0, *, out: torch.Tensor) -> torch.
     return _triangle_out(TRIU, x, diagonal, out)
 
 
-EYE = define(Operation("eye", (), keep_dims=True, body=lambda k: [
-    k.store("out", "(column[None, :] == i_row[:, None]).to(tl.int32)")]))
+EYE = define(
+    Operation(
+        "eye", (), keep_dims=True, body=lambda k: [k.store("out", "(column[None, :] == i_row[:, None]).to(tl.int32)")]
+    )
+)
 
 
 @aten("eye.out", "eye.m_out")

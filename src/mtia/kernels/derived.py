@@ -39,12 +39,21 @@ def _derive(name: str, out_overload: str, *, dtype: Callable[..., torch.dtype] |
 
 _derive("hardswish", "hardswish.out")
 _derive("hardtanh", "hardtanh.out")
-aten("floor_divide")(lambda x, other: KERNELS["floor_divide.out"](
-    x, other, out=torch.empty((0,), dtype=torch.result_type(x, other),
-                              device=other.device if x.device.type == "cpu" else x.device)))
+aten("floor_divide")(
+    lambda x, other: KERNELS["floor_divide.out"](
+        x,
+        other,
+        out=torch.empty(
+            (0,), dtype=torch.result_type(x, other), device=other.device if x.device.type == "cpu" else x.device
+        ),
+    )
+)
 aten("floor_divide_.Tensor")(lambda x, other: KERNELS["floor_divide.out"](x, other, out=x))
-aten("remainder.Scalar_Tensor")(lambda x, other: KERNELS["remainder.Tensor_out"](
-    x, other, out=torch.empty((0,), dtype=torch.result_type(x, other), device=other.device)))
+aten("remainder.Scalar_Tensor")(
+    lambda x, other: KERNELS["remainder.Tensor_out"](
+        x, other, out=torch.empty((0,), dtype=torch.result_type(x, other), device=other.device)
+    )
+)
 aten("rsub.Tensor")(lambda x, other, *, alpha=1: torch.sub(other, x, alpha=alpha))
 
 
@@ -75,26 +84,43 @@ def _deliver(found: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
 
 aten("max.unary_out")(lambda x, *, out: amax_out(x, None, out=out))
 aten("min.unary_out")(lambda x, *, out: amin_out(x, None, out=out))
-aten("var.correction_out")(lambda x, dim=None, *, correction=None, keepdim=False, out: _deliver(
-    var(x, dim, correction=correction, keepdim=keepdim), out))
-aten("std.correction_out")(lambda x, dim=None, *, correction=None, keepdim=False, out: _deliver(
-    std(x, dim, correction=correction, keepdim=keepdim), out))
+aten("var.correction_out")(
+    lambda x, dim=None, *, correction=None, keepdim=False, out: _deliver(
+        var(x, dim, correction=correction, keepdim=keepdim), out
+    )
+)
+aten("std.correction_out")(
+    lambda x, dim=None, *, correction=None, keepdim=False, out: _deliver(
+        std(x, dim, correction=correction, keepdim=keepdim), out
+    )
+)
 aten("masked_select.out")(lambda x, mask, *, out: _deliver(torch.masked_select(x, mask), out))
 aten("histc.out")(lambda x, bins=100, min=0, max=0, *, out: _deliver(torch.histc(x, bins, min, max), out))
 aten("take.out")(lambda x, index, *, out: _deliver(torch.take(x, index), out))
 aten("bernoulli.out")(lambda x, *, generator=None, out: _deliver(torch.bernoulli(x, generator=generator), out))
-aten("isin.Scalar_Tensor_out")(lambda element, tests, *, assume_unique=False, invert=False, out: _deliver(
-    (tests != element).all() if invert else (tests == element).any(), out))
+aten("isin.Scalar_Tensor_out")(
+    lambda element, tests, *, assume_unique=False, invert=False, out: _deliver(
+        (tests != element).all() if invert else (tests == element).any(), out
+    )
+)
 aten("trace")(lambda x: x.diagonal().sum())
 
 
 # --- products with another result type --------------------------------------------------------------------------------
 
-def _product(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor, c: torch.Tensor | None = None, alpha: Any = 1,
-             beta: Any = 1) -> torch.Tensor:
+
+def _product(
+    x: torch.Tensor, y: torch.Tensor, out: torch.Tensor, c: torch.Tensor | None = None, alpha: Any = 1, beta: Any = 1
+) -> torch.Tensor:
     if x.dim() == 2:
-        multiply(x.unsqueeze(0), y.unsqueeze(0), out.unsqueeze(0), None if c is None else c.expand(out.shape)[None],
-                 alpha, beta)
+        multiply(
+            x.unsqueeze(0),
+            y.unsqueeze(0),
+            out.unsqueeze(0),
+            None if c is None else c.expand(out.shape)[None],
+            alpha,
+            beta,
+        )
     else:
         multiply(x, y, out, c, alpha, beta)
     return out
@@ -107,28 +133,39 @@ def _new(x: torch.Tensor, y: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 aten("mm.dtype", "bmm.dtype")(lambda x, y, dtype: _product(x, y, _new(x, y, dtype)))
 aten("mm.dtype_out", "bmm.dtype_out")(lambda x, y, dtype, *, out: _product(x, y, out))
 aten("addmm.dtype", "baddbmm.dtype")(
-    lambda c, x, y, dtype, *, beta=1, alpha=1: _product(x, y, _new(x, y, dtype), c, alpha, beta))
+    lambda c, x, y, dtype, *, beta=1, alpha=1: _product(x, y, _new(x, y, dtype), c, alpha, beta)
+)
 aten("addmm.dtype_out", "baddbmm.dtype_out")(
-    lambda c, x, y, dtype, *, beta=1, alpha=1, out: _product(x, y, out, c, alpha, beta))
-aten("addbmm")(lambda c, x, y, *, beta=1, alpha=1: KERNELS["addbmm.out"](
-    c, x, y, beta=beta, alpha=alpha, out=torch.empty((x.shape[1], y.shape[2]), dtype=x.dtype, device=x.device)))
+    lambda c, x, y, dtype, *, beta=1, alpha=1, out: _product(x, y, out, c, alpha, beta)
+)
+aten("addbmm")(
+    lambda c, x, y, *, beta=1, alpha=1: KERNELS["addbmm.out"](
+        c, x, y, beta=beta, alpha=alpha, out=torch.empty((x.shape[1], y.shape[2]), dtype=x.dtype, device=x.device)
+    )
+)
 aten("addbmm_")(lambda c, x, y, *, beta=1, alpha=1: copy_strided(c, torch.addbmm(c, x, y, beta=beta, alpha=alpha)))
 
 
 # --- activations and losses -------------------------------------------------------------------------------------------
 
-LOG_SIGMOID = define(Operation("log_sigmoid", ("x",),
-                               "tl.where(x < 0, x, 0.0) - libdevice.log1p(tl.exp(-tl.abs(x)))"))
+LOG_SIGMOID = define(Operation("log_sigmoid", ("x",), "tl.where(x < 0, x, 0.0) - libdevice.log1p(tl.exp(-tl.abs(x)))"))
 LOG_SIGMOID_BACKWARD = define(Operation("log_sigmoid_backward", ("g", "x"), "g / (1.0 + tl.exp(x))"))
 GLU = define(Operation("glu", ("x", "gate"), "x / (1.0 + tl.exp(-gate))"))
-HUBER = define(Operation("huber", ("x", "target"),
-                         "tl.where(tl.abs(x - target) < delta, 0.5 * (x - target) * (x - target), "
-                         "delta * (tl.abs(x - target) - 0.5 * delta))", ("delta",)))
+HUBER = define(
+    Operation(
+        "huber",
+        ("x", "target"),
+        "tl.where(tl.abs(x - target) < delta, 0.5 * (x - target) * (x - target), "
+        "delta * (tl.abs(x - target) - 0.5 * delta))",
+        ("delta",),
+    )
+)
 
 
 def _like(operation: Operation, *inputs: Any, scalars: tuple[Any, ...] = ()) -> torch.Tensor:
-    out = torch.empty(torch.broadcast_shapes(*(i.shape for i in inputs)), dtype=inputs[0].dtype,
-                      device=inputs[0].device)
+    out = torch.empty(
+        torch.broadcast_shapes(*(i.shape for i in inputs)), dtype=inputs[0].dtype, device=inputs[0].device
+    )
     launch(operation, out, inputs, scalars, compute=compute_dtype(out.dtype))
     return out
 
@@ -143,12 +180,16 @@ aten("glu.out")(lambda x, dim=-1, *, out: _deliver(_like(GLU, *x.chunk(2, dim)),
 
 
 def _reduced(losses: torch.Tensor, reduction: int) -> torch.Tensor:
-    return (losses, losses.mean(), losses.sum())[reduction] if reduction == 0 else (
-        losses.mean() if reduction == 1 else losses.sum())
+    return (
+        (losses, losses.mean(), losses.sum())[reduction]
+        if reduction == 0
+        else (losses.mean() if reduction == 1 else losses.sum())
+    )
 
 
-aten("huber_loss")(lambda x, target, reduction=1, delta=1.0: _reduced(
-    _like(HUBER, x, target, scalars=(delta,)), reduction))
+aten("huber_loss")(
+    lambda x, target, reduction=1, delta=1.0: _reduced(_like(HUBER, x, target, scalars=(delta,)), reduction)
+)
 
 
 # --- scatter with a fold ----------------------------------------------------------------------------------------------
@@ -158,8 +199,16 @@ _LEAST = {"amax": float("-inf"), "amin": float("inf")}
 
 
 @aten("scatter_reduce.two_out")
-def scatter_reduce_out(x: torch.Tensor, dim: int, index: torch.Tensor, src: torch.Tensor, reduce: str, *,
-                       include_self: bool = True, out: torch.Tensor) -> torch.Tensor:
+def scatter_reduce_out(
+    x: torch.Tensor,
+    dim: int,
+    index: torch.Tensor,
+    src: torch.Tensor,
+    reduce: str,
+    *,
+    include_self: bool = True,
+    out: torch.Tensor,
+) -> torch.Tensor:
     """sum, mean, amax and amin by atomics."""
     if reduce == "prod":
         raise NotImplementedError("scatter_reduce with reduce='prod' has no mtia kernel; sum, mean, amax and amin do")
@@ -182,14 +231,22 @@ def _integer_least(reduce: str, dtype: torch.dtype) -> int:
 
 
 @aten("searchsorted.Tensor", "bucketize.Tensor")
-def searchsorted(first: torch.Tensor, second: torch.Tensor, *, out_int32: bool = False, right: bool = False,
-                 side: str | None = None, sorter: torch.Tensor | None = None) -> torch.Tensor:
+def searchsorted(
+    first: torch.Tensor,
+    second: torch.Tensor,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: torch.Tensor | None = None,
+) -> torch.Tensor:
     """searchsorted(sequence, values): how many of the sequence come before each value."""
     return _positions(first, second, out_int32, right or side == "right", sorter)
 
 
-def _positions(sequence: torch.Tensor, values: torch.Tensor, out_int32: bool, right: bool,
-               sorter: torch.Tensor | None) -> torch.Tensor:
+def _positions(
+    sequence: torch.Tensor, values: torch.Tensor, out_int32: bool, right: bool, sorter: torch.Tensor | None
+) -> torch.Tensor:
     ordered = sequence if sorter is None else sequence.gather(-1, sorter)
     row = ordered.unsqueeze(-2) if ordered.dim() > 1 else ordered
     before = (row <= values.unsqueeze(-1)) if right else (row < values.unsqueeze(-1))
@@ -197,7 +254,8 @@ def _positions(sequence: torch.Tensor, values: torch.Tensor, out_int32: bool, ri
 
 
 KERNELS["bucketize.Tensor"] = lambda values, edges, *, out_int32=False, right=False: _positions(
-    edges, values, out_int32, right, None)
+    edges, values, out_int32, right, None
+)
 
 
 @aten("repeat_interleave.Tensor")

@@ -94,10 +94,7 @@ def _body_lines(operation: Operation, emit: Emitter, compute: torch.dtype, numbe
 
 
 def _flat_head(layouts: dict[str, str], index: str, block: int) -> list[str]:
-    head = [
-        f"lin = tl.program_id(0).to({index}) * {block} + tl.arange(0, {block})",
-        "mask = lin < n0",
-    ]
+    head = [f"lin = tl.program_id(0).to({index}) * {block} + tl.arange(0, {block})", "mask = lin < n0"]
     return head + [f"{name}_off = lin" for name, layout in layouts.items() if layout == "c"]
 
 
@@ -121,8 +118,15 @@ def _strided_head(layouts: dict[str, str], n_dims: int, index: str, rows: int, c
 
 @cache
 def _kernel(
-    name: str, dtypes: tuple[torch.dtype, ...], tensors: tuple[str, ...], numbers: tuple[str, ...],
-    compute: torch.dtype, layouts: str, n_dims: int, tile: tuple[int, ...], wide: bool,
+    name: str,
+    dtypes: tuple[torch.dtype, ...],
+    tensors: tuple[str, ...],
+    numbers: tuple[str, ...],
+    compute: torch.dtype,
+    layouts: str,
+    n_dims: int,
+    tile: tuple[int, ...],
+    wide: bool,
 ) -> Any:
     """The compiled-on-demand kernel for one operation, element types and kind of walk."""
     operation = _OPERATIONS[name]
@@ -150,12 +154,27 @@ class _Plan:
 _plans: dict[tuple, _Plan] = {}
 
 
-def _plan(operation: Operation, shape: tuple[int, ...], tensors: list[torch.Tensor], tensor_names: tuple[str, ...],
-          numbers: tuple[str, ...], compute: torch.dtype) -> _Plan:
+def _plan(
+    operation: Operation,
+    shape: tuple[int, ...],
+    tensors: list[torch.Tensor],
+    tensor_names: tuple[str, ...],
+    numbers: tuple[str, ...],
+    compute: torch.dtype,
+) -> _Plan:
     w = walk(shape, tensors, keep_dims=operation.keep_dims)
     tile = (flat_block(w.sizes[0], sum(t.element_size() for t in tensors)),) if w.is_flat else row_tile(w)
-    kernel = _kernel(operation.name, tuple(t.dtype for t in tensors), tensor_names, numbers, compute, w.layouts,
-                     len(w.sizes), tile, w.needs_int64)
+    kernel = _kernel(
+        operation.name,
+        tuple(t.dtype for t in tensors),
+        tensor_names,
+        numbers,
+        compute,
+        w.layouts,
+        len(w.sizes),
+        tile,
+        w.needs_int64,
+    )
     if w.is_flat:
         return _Plan(kernel, (ceil_div(w.sizes[0], tile[0]),), w.sizes)
     return _Plan(kernel, _strided_grid(w, tile), (*w.sizes, *(s for st in w.strides for s in st)))
@@ -169,8 +188,13 @@ def _strided_grid(w: Walk, tile: tuple[int, ...]) -> tuple[int, int]:
 
 
 def launch(
-    operation: Operation, outputs: torch.Tensor | tuple[torch.Tensor, ...], inputs: tuple[torch.Tensor | Number, ...],
-    scalars: tuple[Number, ...] = (), *, compute: torch.dtype, shape: tuple[int, ...] | None = None,
+    operation: Operation,
+    outputs: torch.Tensor | tuple[torch.Tensor, ...],
+    inputs: tuple[torch.Tensor | Number, ...],
+    scalars: tuple[Number, ...] = (),
+    *,
+    compute: torch.dtype,
+    shape: tuple[int, ...] | None = None,
 ) -> None:
     """Run `operation` over `shape` (default: the first output's); inputs broadcast to it.
 

@@ -26,8 +26,10 @@ def _address(k: Emitter, base: str, n: int) -> tuple[list[str], str]:
     """Lines that sum the index offsets, and the pointer they give."""
     lines = []
     for j in range(n):
-        lines += [f"i_{j} = {k.load(f'index{j}', cast='tl.int64')}",
-                  f"i_{j} = tl.where(i_{j} < 0, i_{j} + size{j}, i_{j})"]
+        lines += [
+            f"i_{j} = {k.load(f'index{j}', cast='tl.int64')}",
+            f"i_{j} = tl.where(i_{j} < 0, i_{j} + size{j}, i_{j})",
+        ]
     offset = " + ".join(f"i_{j} * stride{j}" for j in range(n))
     return lines, f"{k.pointer(base)} + ({offset})"
 
@@ -57,11 +59,18 @@ def put_operation(n: int, how: str) -> Operation:
 
     def body(k: Emitter) -> list[str]:
         lines, pointer = _address(k, "x", n)
-        value = f"({k.load('value', cast=k.names['value'])}).to({k.names['x']})" if "value" in k.layouts else (
-            f"value.to({k.names['x']})")
+        value = (
+            f"({k.load('value', cast=k.names['value'])}).to({k.names['x']})"
+            if "value" in k.layouts
+            else (f"value.to({k.names['x']})")
+        )
         call = {"set": "tl.store", "add": "tl.atomic_add", "amax": "tl.atomic_max", "amin": "tl.atomic_min"}[how]
-        return [*lines, f"{call}({pointer}, {value} + tl.zeros(mask.shape, {k.names['x']}), mask=mask)"
-                if k.names["x"] != "tl.int1" else f"{call}({pointer}, {value} & mask, mask=mask)"]
+        return [
+            *lines,
+            f"{call}({pointer}, {value} + tl.zeros(mask.shape, {k.names['x']}), mask=mask)"
+            if k.names["x"] != "tl.int1"
+            else f"{call}({pointer}, {value} & mask, mask=mask)",
+        ]
 
     return define(Operation(f"put{n}_{how}", ("value", *_indices(n)), scalars=_scalars(n), body=body, outputs=("x",)))
 
@@ -83,16 +92,16 @@ def _at_least_1d(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 @aten("gather.out")
-def gather_out(x: torch.Tensor, dim: int, index: torch.Tensor, *, sparse_grad: bool = False,
-               out: torch.Tensor) -> torch.Tensor:
+def gather_out(
+    x: torch.Tensor, dim: int, index: torch.Tensor, *, sparse_grad: bool = False, out: torch.Tensor
+) -> torch.Tensor:
     if out.shape != index.shape:
         out.resize_(index.shape)
     if index.numel() == 0:
         return out
     x1, index1, out1 = _at_least_1d(x, index, out)
     dim %= x1.dim()
-    launch(take_operation(1), out1, (_along(x1, dim, index1.shape), index1), _dim_scalars(x1, dim),
-           compute=torch.int64)
+    launch(take_operation(1), out1, (_along(x1, dim, index1.shape), index1), _dim_scalars(x1, dim), compute=torch.int64)
     return out
 
 
@@ -113,8 +122,14 @@ def _scatter(x: torch.Tensor, dim: int, index: torch.Tensor, value: Any, out: to
         value = cast(value, target.dtype)
     else:
         value = fill(torch.empty((1,), dtype=target.dtype, device=out.device), value)
-    launch(put_operation(1, how), _along(x1, dim, index1.shape), (value, index1), _dim_scalars(x1, dim),
-           compute=torch.int64, shape=tuple(index1.shape))
+    launch(
+        put_operation(1, how),
+        _along(x1, dim, index1.shape),
+        (value, index1),
+        _dim_scalars(x1, dim),
+        compute=torch.int64,
+        shape=tuple(index1.shape),
+    )
     return out if target is out else copy_strided(out, target)
 
 
@@ -126,24 +141,26 @@ def _atomic_target(x: torch.Tensor, how: str) -> torch.Tensor:
 
 
 @aten("scatter.src_out")
-def scatter_src_out(x: torch.Tensor, dim: int, index: torch.Tensor, src: torch.Tensor, *,
-                    out: torch.Tensor) -> torch.Tensor:
+def scatter_src_out(
+    x: torch.Tensor, dim: int, index: torch.Tensor, src: torch.Tensor, *, out: torch.Tensor
+) -> torch.Tensor:
     return _scatter(x, dim, index, src, out, "set")
 
 
 @aten("scatter.value_out")
-def scatter_value_out(x: torch.Tensor, dim: int, index: torch.Tensor, value: Any, *,
-                      out: torch.Tensor) -> torch.Tensor:
+def scatter_value_out(x: torch.Tensor, dim: int, index: torch.Tensor, value: Any, *, out: torch.Tensor) -> torch.Tensor:
     return _scatter(x, dim, index, value, out, "set")
 
 
 @aten("scatter_add.out")
-def scatter_add_out(x: torch.Tensor, dim: int, index: torch.Tensor, src: torch.Tensor, *,
-                    out: torch.Tensor) -> torch.Tensor:
+def scatter_add_out(
+    x: torch.Tensor, dim: int, index: torch.Tensor, src: torch.Tensor, *, out: torch.Tensor
+) -> torch.Tensor:
     return _scatter(x, dim, index, src, out, "add")
 
 
 # --- advanced indexing ------------------------------------------------------------------------------------------------
+
 
 def _expand_masks(x: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> list[torch.Tensor | None]:
     """Boolean indices as the positions where they hold; host indices moved to the device."""
@@ -160,8 +177,9 @@ def _expand_masks(x: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> li
     return out + [None] * (x.dim() - len(out))
 
 
-def _indexed_view(x: torch.Tensor, indices: Sequence[torch.Tensor | None]
-                  ) -> tuple[tuple[int, ...], torch.Tensor, list[torch.Tensor], list[int]]:
+def _indexed_view(
+    x: torch.Tensor, indices: Sequence[torch.Tensor | None]
+) -> tuple[tuple[int, ...], torch.Tensor, list[torch.Tensor], list[int]]:
     """(result shape, x's operand, index operands, sizes and strides) of x[indices]."""
     dims = [d for d, i in enumerate(indices) if i is not None]
     tensors = torch.broadcast_tensors(*[i for i in indices if i is not None])
@@ -198,16 +216,26 @@ def _index(x: torch.Tensor, indices: Sequence[torch.Tensor | None], out: torch.T
     if out.numel() == 0:
         return out
     if not out.dim():
-        launch(take_operation(len(spread)), out.view(1), (operand.reshape(1), *(s.reshape(1) for s in spread)),
-               tuple(scalars), compute=torch.int64)
+        launch(
+            take_operation(len(spread)),
+            out.view(1),
+            (operand.reshape(1), *(s.reshape(1) for s in spread)),
+            tuple(scalars),
+            compute=torch.int64,
+        )
     else:
         launch(take_operation(len(spread)), out, (operand, *spread), tuple(scalars), compute=torch.int64)
     return out
 
 
 @aten("_index_put_impl_")
-def index_put_impl_(x: torch.Tensor, indices: Sequence[torch.Tensor | None], values: torch.Tensor,
-                    accumulate: bool = False, unsafe: bool = False) -> torch.Tensor:
+def index_put_impl_(
+    x: torch.Tensor,
+    indices: Sequence[torch.Tensor | None],
+    values: torch.Tensor,
+    accumulate: bool = False,
+    unsafe: bool = False,
+) -> torch.Tensor:
     if all(i is None for i in indices):
         return x.add_(values) if accumulate else x.copy_(values)
     if not accumulate and values.numel() == 1 and len(indices) == 1 and _is_mask(indices[0]):
@@ -219,8 +247,9 @@ def index_put_impl_(x: torch.Tensor, indices: Sequence[torch.Tensor | None], val
         return x
     values = values.to(x.device) if values.device != x.device else values
     values = cast(values, target.dtype).expand(shape)
-    launch(put_operation(len(spread), how), operand, (values, *spread), tuple(scalars), compute=torch.int64,
-           shape=shape)
+    launch(
+        put_operation(len(spread), how), operand, (values, *spread), tuple(scalars), compute=torch.int64, shape=shape
+    )
     return x if target is x else copy_strided(x, target)
 
 
@@ -257,8 +286,9 @@ def _onto(x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
 
 
 @aten("index_copy.out")
-def index_copy_out(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *,
-                   out: torch.Tensor) -> torch.Tensor:
+def index_copy_out(
+    x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, out: torch.Tensor
+) -> torch.Tensor:
     _onto(x, out)
     target, source1, index1 = _at_least_1d(out, source, index)
     index_put_impl_(target, [None] * (dim % target.dim()) + [index1], source1)
@@ -266,8 +296,9 @@ def index_copy_out(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch
 
 
 @aten("index_add.out")
-def index_add_out(x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, alpha: Any = 1,
-                  out: torch.Tensor) -> torch.Tensor:
+def index_add_out(
+    x: torch.Tensor, dim: int, index: torch.Tensor, source: torch.Tensor, *, alpha: Any = 1, out: torch.Tensor
+) -> torch.Tensor:
     _onto(x, out)
     target, source1, index1 = _at_least_1d(out, source, index)
     scaled = source1 if alpha == 1 else source1 * alpha
@@ -289,8 +320,9 @@ def take(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
 
 
 @aten("embedding_dense_backward")
-def embedding_dense_backward(grad: torch.Tensor, indices: torch.Tensor, num_weights: int, padding_idx: int,
-                             scale_grad_by_freq: bool) -> torch.Tensor:
+def embedding_dense_backward(
+    grad: torch.Tensor, indices: torch.Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+) -> torch.Tensor:
     """Rows of `grad` added into the rows that were looked up, in float32, rounded once."""
     width = grad.shape[-1]
     rows, flat = contiguous(grad).view(-1, width), contiguous(indices).view(-1)
@@ -306,15 +338,19 @@ def embedding_dense_backward(grad: torch.Tensor, indices: torch.Tensor, num_weig
 
 # --- masks ------------------------------------------------------------------------------------------------------------
 
+
 def _coordinate(k: Emitter) -> list[str]:
     """Where x holds: coordinate (lin // stride) % size, written to row (number of earlier ones) of one column."""
-    return [f"found = mask & {k.load('x', cast='tl.int1')}",
-            f"at = {k.load('counts', cast='tl.int64')} - 1",
-            "tl.store(out_ptr + at * columns, (lin.to(tl.int64) // stride) % size, mask=found)"]
+    return [
+        f"found = mask & {k.load('x', cast='tl.int1')}",
+        f"at = {k.load('counts', cast='tl.int64')} - 1",
+        "tl.store(out_ptr + at * columns, (lin.to(tl.int64) // stride) % size, mask=found)",
+    ]
 
 
-COORDINATE = define(Operation("nonzero_coordinate", ("x", "counts"), scalars=("columns", "stride", "size"),
-                              body=_coordinate))
+COORDINATE = define(
+    Operation("nonzero_coordinate", ("x", "counts"), scalars=("columns", "stride", "size"), body=_coordinate)
+)
 
 
 def _running_count(mask: torch.Tensor) -> torch.Tensor:
@@ -333,8 +369,14 @@ def nonzero(x: torch.Tensor) -> torch.Tensor:
     stride = 1
     if out.numel():
         for d in range(x.dim() - 1, -1, -1):
-            launch(COORDINATE, out.view(-1)[d:d + 1], (mask.view(-1), counts), (x.dim(), stride, x.shape[d]),
-                   compute=torch.int64, shape=(mask.numel(),))
+            launch(
+                COORDINATE,
+                out.view(-1)[d : d + 1],
+                (mask.view(-1), counts),
+                (x.dim(), stride, x.shape[d]),
+                compute=torch.int64,
+                shape=(mask.numel(),),
+            )
             stride *= x.shape[d]
     return out
 
@@ -345,11 +387,17 @@ def nonzero_out(x: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     return copy_strided(out.resize_(found.shape), found)
 
 
-COMPACT = define(Operation(
-    "compact", ("x", "where_", "counts"),
-    body=lambda k: [f"found = mask & {k.load('where_', cast='tl.int1')}",
-                    f"at = {k.load('counts', cast='tl.int64')} - 1",
-                    f"tl.store(out_ptr + at, {k.load('x', cast=k.names['x'])}, mask=found)"]))
+COMPACT = define(
+    Operation(
+        "compact",
+        ("x", "where_", "counts"),
+        body=lambda k: [
+            f"found = mask & {k.load('where_', cast='tl.int1')}",
+            f"at = {k.load('counts', cast='tl.int64')} - 1",
+            f"tl.store(out_ptr + at, {k.load('x', cast=k.names['x'])}, mask=found)",
+        ],
+    )
+)
 
 
 @aten("masked_select")
@@ -365,12 +413,18 @@ def masked_select(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return out
 
 
-SPREAD = define(Operation(
-    "spread", ("where_", "counts", "source"),
-    body=lambda k: [f"found = mask & {k.load('where_', cast='tl.int1')}",
-                    f"at = {k.load('counts', cast='tl.int64')} - 1",
-                    "value = tl.load(source_ptr + at, mask=found)",
-                    f"tl.store({k.pointer('out')}, value, mask=found)"]))
+SPREAD = define(
+    Operation(
+        "spread",
+        ("where_", "counts", "source"),
+        body=lambda k: [
+            f"found = mask & {k.load('where_', cast='tl.int1')}",
+            f"at = {k.load('counts', cast='tl.int64')} - 1",
+            "value = tl.load(source_ptr + at, mask=found)",
+            f"tl.store({k.pointer('out')}, value, mask=found)",
+        ],
+    )
+)
 
 
 @aten("masked_scatter_")
@@ -393,15 +447,17 @@ def flip(x: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
 
 
 @aten("isin.Tensor_Tensor_out")
-def isin_out(elements: torch.Tensor, tests: torch.Tensor, *, assume_unique: bool = False, invert: bool = False,
-             out: torch.Tensor) -> torch.Tensor:
+def isin_out(
+    elements: torch.Tensor, tests: torch.Tensor, *, assume_unique: bool = False, invert: bool = False, out: torch.Tensor
+) -> torch.Tensor:
     found = (elements.unsqueeze(-1) == tests.reshape(-1)).any(-1)
     return out.resize_(elements.shape).copy_(~found if invert else found)
 
 
 @aten("isin.Tensor_Scalar_out")
-def isin_scalar_out(elements: torch.Tensor, test: Any, *, assume_unique: bool = False, invert: bool = False,
-                    out: torch.Tensor) -> torch.Tensor:
+def isin_scalar_out(
+    elements: torch.Tensor, test: Any, *, assume_unique: bool = False, invert: bool = False, out: torch.Tensor
+) -> torch.Tensor:
     return out.resize_(elements.shape).copy_(elements != test if invert else elements == test)
 
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import torch
 
-FLAT_BLOCKS = ((256 * 128, 256), (1024 * 512, 1024))    # (up to this many elements, block)
+FLAT_BLOCKS = ((256 * 128, 256), (1024 * 512, 1024))  # (up to this many elements, block)
 LARGEST_FLAT_BLOCK = 2048
-STREAM_BLOCKS = 1024                                     # so many largest blocks: long enough to stream longer ones
-STREAM_BYTES = 96 << 10                                  # two slots of every operand of a stream fit it
+STREAM_BLOCKS = 1024  # so many largest blocks: long enough to stream longer ones
+STREAM_BYTES = 96 << 10  # two slots of every operand of a stream fit it
 LARGEST_STREAM_BLOCK = 8192
 TILE_ELEMENTS = 1024
-STRIDED_TILE_WIDTH = 32                                  # width of a tile some operand crosses with a stride
+STRIDED_TILE_WIDTH = 32  # width of a tile some operand crosses with a stride
 INT32_LIMIT = 2**31 - 1
 
 
@@ -57,7 +57,7 @@ def walk(shape: tuple[int, ...], operands: list[torch.Tensor], *, keep_dims: boo
 def _all_flat(shape: tuple[int, ...], operands: list[torch.Tensor]) -> bool:
     n = _product(shape)
     return all(
-        t.numel() == 1 or (t.numel() == n and tuple(t.shape)[-len(shape):] == tuple(shape) and t.is_contiguous())
+        t.numel() == 1 or (t.numel() == n and tuple(t.shape)[-len(shape) :] == tuple(shape) and t.is_contiguous())
         for t in operands
     )
 

@@ -23,10 +23,38 @@ _INTEGERS = ["M", "N", "K", "x_b", "x_m", "x_k", "y_b", "y_k", "y_n", "c_b", "c_
 
 
 @triton.jit(do_not_specialize=_INTEGERS)
-def mtia_matmul(x_ptr, y_ptr, c_ptr, out_ptr, alpha, beta, M, N, K, x_b, x_m, x_k, y_b, y_k, y_n, c_b, c_m, c_n,
-                o_b, o_m, o_n, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, ACC: tl.constexpr,
-                GROUP: tl.constexpr, EVEN_K: tl.constexpr, SCALED: tl.constexpr, HAS_C: tl.constexpr,
-                INDEX: tl.constexpr):
+def mtia_matmul(
+    x_ptr,
+    y_ptr,
+    c_ptr,
+    out_ptr,
+    alpha,
+    beta,
+    M,
+    N,
+    K,
+    x_b,
+    x_m,
+    x_k,
+    y_b,
+    y_k,
+    y_n,
+    c_b,
+    c_m,
+    c_n,
+    o_b,
+    o_m,
+    o_n,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    ACC: tl.constexpr,
+    GROUP: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    SCALED: tl.constexpr,
+    HAS_C: tl.constexpr,
+    INDEX: tl.constexpr,
+):
     """One BM x BN tile of one matrix of the batch; K in steps of BK, accumulated in ACC.
 
     Tiles are walked in bands of GROUP rows, down a band's columns: neighbours share a strip of y, and a strip of either
@@ -66,8 +94,11 @@ def mtia_matmul(x_ptr, y_ptr, c_ptr, out_ptr, alpha, beta, M, N, K, x_b, x_m, x_
         if SCALED:
             c = c * tl.full([], beta, ACC)
         result += c
-    tl.store(out_ptr + batch * o_b + rows[:, None] * o_m + columns[None, :] * o_n,
-             result.to(out_ptr.dtype.element_ty), mask=mask)
+    tl.store(
+        out_ptr + batch * o_b + rows[:, None] * o_m + columns[None, :] * o_n,
+        result.to(out_ptr.dtype.element_ty),
+        mask=mask,
+    )
 
 
 _ACCUMULATORS = {torch.int8: torch.int32, torch.uint8: torch.int32}
@@ -89,15 +120,25 @@ def _arguments(x: torch.Tensor, y: torch.Tensor, c: torch.Tensor | None, out: to
     strides = (*x.stride(), *y.stride(), *((0, 0, 0) if c is None else c.stride()), *out.stride())
     integers = (M, N, K, *strides)
     far = max(_reach(t) for t in (x, y, out))
-    flags: dict[str, Any] = dict(ACC=getattr(tl, triton_name(acc).removeprefix("tl.")), SCALED=scaled,
-                                 HAS_C=c is not None, INDEX=tl.int64 if far > _INT32_LIMIT else tl.int32)
+    flags: dict[str, Any] = dict(
+        ACC=getattr(tl, triton_name(acc).removeprefix("tl.")),
+        SCALED=scaled,
+        HAS_C=c is not None,
+        INDEX=tl.int64 if far > _INT32_LIMIT else tl.int32,
+    )
     numbers = (1.0, 1.0) if acc.is_floating_point else (1, 1)
 
     def time_of(t: Tiling) -> float:
         from mtia.host_runtime.launch import time_kernel
+
         addend = out if c is None else c
-        return time_kernel(mtia_matmul, _grid(B, M, N, t), (x, y, addend, out, *numbers, *integers),
-                           {**flags, **_blocks(t, K)}, num_stages=t.stages)
+        return time_kernel(
+            mtia_matmul,
+            _grid(B, M, N, t),
+            (x, y, addend, out, *numbers, *integers),
+            {**flags, **_blocks(t, K)},
+            num_stages=t.stages,
+        )
 
     tiling = choose_tiling(B, M, N, K, x.dtype, (x.stride(2) == 1, y.stride(2) == 1, scaled, c is not None), time_of)
     return _grid(B, M, N, tiling), integers, {**flags, **_blocks(tiling, K), "num_stages": tiling.stages}
@@ -116,8 +157,9 @@ def _reach(t: torch.Tensor) -> int:
     return touched + 4096 * max(1, *map(abs, t.stride()))
 
 
-def multiply(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor, c: torch.Tensor | None = None, alpha: Any = 1,
-             beta: Any = 1) -> None:
+def multiply(
+    x: torch.Tensor, y: torch.Tensor, out: torch.Tensor, c: torch.Tensor | None = None, alpha: Any = 1, beta: Any = 1
+) -> None:
     """out = alpha * (x @ y) + beta * c for [B, M, K], [B, K, N]; c broadcastable to [B, M, N]; beta 0 ignores c.
 
     A batch of 1, or a stride of 0, shares that operand among the batch. dtypes of x and y agree.
@@ -132,28 +174,42 @@ def multiply(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor, c: torch.Tenso
     if c is not None:
         c = c.expand(out.shape)
     scaled = alpha != 1 or (c is not None and beta != 1)
-    key = (x.dtype, out.dtype, x.shape, y.shape, x.stride(), y.stride(), out.stride(), scaled,
-           None if c is None else (c.stride(), c.dtype), _chip_key())
+    key = (
+        x.dtype,
+        out.dtype,
+        x.shape,
+        y.shape,
+        x.stride(),
+        y.stride(),
+        out.stride(),
+        scaled,
+        None if c is None else (c.stride(), c.dtype),
+        _chip_key(),
+    )
     found = _launches.get(key)
     if found is None:
         found = _launches[key] = _arguments(x, y, c, out, scaled)
     grid, integers, flags = found
     acc = _accumulator(x.dtype)
-    a, b = scalar_argument(alpha, torch.float32 if acc.is_floating_point else acc), scalar_argument(
-        beta, torch.float32 if acc.is_floating_point else acc)
+    a, b = (
+        scalar_argument(alpha, torch.float32 if acc.is_floating_point else acc),
+        scalar_argument(beta, torch.float32 if acc.is_floating_point else acc),
+    )
     mtia_matmul[grid](x, y, out if c is None else c, out, a, b, *integers, **flags)
 
 
 def _chip_key() -> int:
     from mtia.kernels.tiling import chip_or_none
+
     return id(chip_or_none())
 
 
 PRODUCT = define(Operation("product", ("x", "other"), "x * other", for_bool="x & other"))
 
 
-def _multiply_integers(x: torch.Tensor, y: torch.Tensor, out: torch.Tensor, c: torch.Tensor | None, alpha: Any,
-                       beta: Any) -> None:
+def _multiply_integers(
+    x: torch.Tensor, y: torch.Tensor, out: torch.Tensor, c: torch.Tensor | None, alpha: Any, beta: Any
+) -> None:
     """Types the dot product engine has no path for (16- to 64-bit integers): products, then a sum, on the SFU."""
     B, M, K = x.shape
     N = y.shape[2]
@@ -188,8 +244,9 @@ def mm_out(x: torch.Tensor, y: torch.Tensor, *, out: torch.Tensor) -> torch.Tens
 
 
 @aten("addmm.out")
-def addmm_out(c: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *, beta: Any = 1, alpha: Any = 1,
-              out: torch.Tensor) -> torch.Tensor:
+def addmm_out(
+    c: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *, beta: Any = 1, alpha: Any = 1, out: torch.Tensor
+) -> torch.Tensor:
     _out(out, (x.shape[0], y.shape[1]))
     multiply(_matrix(x), _matrix(y), _matrix(out), c.expand(out.shape).unsqueeze(0), alpha, beta)
     return out
@@ -205,16 +262,18 @@ def bmm_out(x: torch.Tensor, y: torch.Tensor, *, out: torch.Tensor) -> torch.Ten
 
 
 @aten("baddbmm.out")
-def baddbmm_out(c: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *, beta: Any = 1, alpha: Any = 1,
-                out: torch.Tensor) -> torch.Tensor:
+def baddbmm_out(
+    c: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *, beta: Any = 1, alpha: Any = 1, out: torch.Tensor
+) -> torch.Tensor:
     _out(out, (x.shape[0], x.shape[1], y.shape[2]))
     multiply(x, y, out, c, alpha, beta)
     return out
 
 
 @aten("addbmm.out")
-def addbmm_out(c: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *, beta: Any = 1, alpha: Any = 1,
-               out: torch.Tensor) -> torch.Tensor:
+def addbmm_out(
+    c: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *, beta: Any = 1, alpha: Any = 1, out: torch.Tensor
+) -> torch.Tensor:
     B, M, K = x.shape
     long_x = x.permute(1, 0, 2).reshape(M, B * K)
     return addmm_out(c, long_x, y.reshape(B * K, y.shape[2]), beta=beta, alpha=alpha, out=out)
@@ -223,8 +282,11 @@ def addbmm_out(c: torch.Tensor, x: torch.Tensor, y: torch.Tensor, *, beta: Any =
 @aten("mv.out")
 def mv_out(x: torch.Tensor, v: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     _out(out, (x.shape[0],))
-    multiply(v.view(1, 1, -1) if v.is_contiguous() else contiguous(v).view(1, 1, -1), x.t().unsqueeze(0),
-             out.view(1, 1, -1) if out.is_contiguous() else out[None, None, :])
+    multiply(
+        v.view(1, 1, -1) if v.is_contiguous() else contiguous(v).view(1, 1, -1),
+        x.t().unsqueeze(0),
+        out.view(1, 1, -1) if out.is_contiguous() else out[None, None, :],
+    )
     return out
 
 
@@ -234,8 +296,9 @@ def mv(x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 
 @aten("addmv.out")
-def addmv_out(c: torch.Tensor, x: torch.Tensor, v: torch.Tensor, *, beta: Any = 1, alpha: Any = 1,
-              out: torch.Tensor) -> torch.Tensor:
+def addmv_out(
+    c: torch.Tensor, x: torch.Tensor, v: torch.Tensor, *, beta: Any = 1, alpha: Any = 1, out: torch.Tensor
+) -> torch.Tensor:
     _out(out, (x.shape[0],))
     multiply(v[None, None, :], x.t().unsqueeze(0), out[None, None, :], c.expand(out.shape)[None, None, :], alpha, beta)
     return out
@@ -267,8 +330,13 @@ def int_mm(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 @aten("_grouped_mm")
-def grouped_mm(x: torch.Tensor, y: torch.Tensor, offs: torch.Tensor | None = None, bias: torch.Tensor | None = None,
-               out_dtype: torch.dtype | None = None) -> torch.Tensor:
+def grouped_mm(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    offs: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
     """Groups of rows (2-D by 3-D), of columns (3-D by 2-D), of depth (2-D by 2-D), or a plain batch (3-D by 3-D)."""
     kind = out_dtype or x.dtype
     if x.dim() == 3 and y.dim() == 3:

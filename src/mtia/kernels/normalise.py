@@ -36,6 +36,7 @@ def _tl(dtype: torch.dtype) -> Any:
 
 # --- softmax ----------------------------------------------------------------------------------------------------------
 
+
 @triton.jit(do_not_specialize=_R_N)
 def mtia_softmax(x_ptr, out_ptr, R, N, ROWS: tl.constexpr, WIDTH: tl.constexpr, LOG: tl.constexpr, ACC: tl.constexpr):
     """Rows that fit: out = softmax(x) or its logarithm."""
@@ -78,8 +79,9 @@ def mtia_softmax_long(x_ptr, out_ptr, R, N, WIDTH: tl.constexpr, LOG: tl.constex
 
 
 @triton.jit(do_not_specialize=_R_N)
-def mtia_softmax_backward(g_ptr, y_ptr, out_ptr, R, N, ROWS: tl.constexpr, WIDTH: tl.constexpr, LOG: tl.constexpr,
-                          ACC: tl.constexpr):
+def mtia_softmax_backward(
+    g_ptr, y_ptr, out_ptr, R, N, ROWS: tl.constexpr, WIDTH: tl.constexpr, LOG: tl.constexpr, ACC: tl.constexpr
+):
     """Rows that fit: y (g - sum(g y)), or g - exp(y) sum(g) for the logarithm."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
@@ -95,8 +97,7 @@ def mtia_softmax_backward(g_ptr, y_ptr, out_ptr, R, N, ROWS: tl.constexpr, WIDTH
 
 
 @triton.jit(do_not_specialize=_R_N)
-def mtia_softmax_backward_long(g_ptr, y_ptr, out_ptr, R, N, WIDTH: tl.constexpr, LOG: tl.constexpr,
-                               ACC: tl.constexpr):
+def mtia_softmax_backward_long(g_ptr, y_ptr, out_ptr, R, N, WIDTH: tl.constexpr, LOG: tl.constexpr, ACC: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * N
     total = tl.full((WIDTH,), 0, ACC)
     for k in range(0, N, WIDTH):
@@ -160,8 +161,9 @@ def _softmax_backward(g: torch.Tensor, y: torch.Tensor, dim: int, out: torch.Ten
     if n <= WHOLE // 2:
         width = next_power_of_2(n)
         height = _rows_of(n_rows, width)
-        mtia_softmax_backward[(ceil_div(n_rows, height),)](g_rows, y_rows, result, n_rows, n, ROWS=height, WIDTH=width,
-                                                           LOG=log, ACC=acc)
+        mtia_softmax_backward[(ceil_div(n_rows, height),)](
+            g_rows, y_rows, result, n_rows, n, ROWS=height, WIDTH=width, LOG=log, ACC=acc
+        )
     else:
         mtia_softmax_backward_long[(n_rows,)](g_rows, y_rows, result, n_rows, n, WIDTH=BLOCK, LOG=log, ACC=acc)
     _deliver(result, out, dim, direct)
@@ -179,23 +181,40 @@ def log_softmax_out(x: torch.Tensor, dim: int, half_to_float: bool, *, out: torc
 
 
 @aten("_softmax_backward_data.out")
-def softmax_backward_out(g: torch.Tensor, y: torch.Tensor, dim: int, input_dtype: torch.dtype, *,
-                         grad_input: torch.Tensor) -> torch.Tensor:
+def softmax_backward_out(
+    g: torch.Tensor, y: torch.Tensor, dim: int, input_dtype: torch.dtype, *, grad_input: torch.Tensor
+) -> torch.Tensor:
     return _softmax_backward(g, y, dim, grad_input, False)
 
 
 @aten("_log_softmax_backward_data.out")
-def log_softmax_backward_out(g: torch.Tensor, y: torch.Tensor, dim: int, input_dtype: torch.dtype, *,
-                             out: torch.Tensor) -> torch.Tensor:
+def log_softmax_backward_out(
+    g: torch.Tensor, y: torch.Tensor, dim: int, input_dtype: torch.dtype, *, out: torch.Tensor
+) -> torch.Tensor:
     return _softmax_backward(g, y, dim, out, True)
 
 
 # --- layer and RMS norm -----------------------------------------------------------------------------------------------
 
+
 @triton.jit(do_not_specialize=_R_N)
-def mtia_layer_norm(x_ptr, w_ptr, b_ptr, out_ptr, mean_ptr, rstd_ptr, eps, R, N, ROWS: tl.constexpr,
-                    WIDTH: tl.constexpr, CENTRE: tl.constexpr, HAS_W: tl.constexpr, HAS_B: tl.constexpr,
-                    ACC: tl.constexpr):
+def mtia_layer_norm(
+    x_ptr,
+    w_ptr,
+    b_ptr,
+    out_ptr,
+    mean_ptr,
+    rstd_ptr,
+    eps,
+    R,
+    N,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CENTRE: tl.constexpr,
+    HAS_W: tl.constexpr,
+    HAS_B: tl.constexpr,
+    ACC: tl.constexpr,
+):
     """Rows that fit: (x - mean) rstd w + b; without CENTRE, x / rms(x) w."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
@@ -218,8 +237,22 @@ def mtia_layer_norm(x_ptr, w_ptr, b_ptr, out_ptr, mean_ptr, rstd_ptr, eps, R, N,
 
 
 @triton.jit(do_not_specialize=_R_N)
-def mtia_layer_norm_long(x_ptr, w_ptr, b_ptr, out_ptr, mean_ptr, rstd_ptr, eps, R, N, WIDTH: tl.constexpr,
-                         CENTRE: tl.constexpr, HAS_W: tl.constexpr, HAS_B: tl.constexpr, ACC: tl.constexpr):
+def mtia_layer_norm_long(
+    x_ptr,
+    w_ptr,
+    b_ptr,
+    out_ptr,
+    mean_ptr,
+    rstd_ptr,
+    eps,
+    R,
+    N,
+    WIDTH: tl.constexpr,
+    CENTRE: tl.constexpr,
+    HAS_W: tl.constexpr,
+    HAS_B: tl.constexpr,
+    ACC: tl.constexpr,
+):
     """One long row a program, in blocks: mean, then squares about it, then the result."""
     row = tl.program_id(0).to(tl.int64)
     start = row * N
@@ -251,8 +284,21 @@ def mtia_layer_norm_long(x_ptr, w_ptr, b_ptr, out_ptr, mean_ptr, rstd_ptr, eps, 
 
 
 @triton.jit(do_not_specialize=_R_N)
-def mtia_layer_norm_backward(g_ptr, x_ptr, w_ptr, mean_ptr, rstd_ptr, out_ptr, R, N, ROWS: tl.constexpr,
-                             WIDTH: tl.constexpr, CENTRE: tl.constexpr, HAS_W: tl.constexpr, ACC: tl.constexpr):
+def mtia_layer_norm_backward(
+    g_ptr,
+    x_ptr,
+    w_ptr,
+    mean_ptr,
+    rstd_ptr,
+    out_ptr,
+    R,
+    N,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CENTRE: tl.constexpr,
+    HAS_W: tl.constexpr,
+    ACC: tl.constexpr,
+):
     """Gradient of the input; a row longer than WIDTH is walked in blocks (ROWS 1), twice."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     row_mask = row < R
@@ -289,9 +335,22 @@ def mtia_layer_norm_backward(g_ptr, x_ptr, w_ptr, mean_ptr, rstd_ptr, out_ptr, R
 
 
 @triton.jit(do_not_specialize=_R_N)
-def mtia_norm_parameters_backward(g_ptr, x_ptr, mean_ptr, rstd_ptr, w_out_ptr, b_out_ptr, R, N, ROWS: tl.constexpr,
-                                  WIDTH: tl.constexpr, CENTRE: tl.constexpr, NEED_W: tl.constexpr,
-                                  NEED_B: tl.constexpr, ACC: tl.constexpr):
+def mtia_norm_parameters_backward(
+    g_ptr,
+    x_ptr,
+    mean_ptr,
+    rstd_ptr,
+    w_out_ptr,
+    b_out_ptr,
+    R,
+    N,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    CENTRE: tl.constexpr,
+    NEED_W: tl.constexpr,
+    NEED_B: tl.constexpr,
+    ACC: tl.constexpr,
+):
     """Gradients of weight and bias: WIDTH columns a program, folded over all rows."""
     column = tl.program_id(0) * WIDTH + tl.arange(0, WIDTH)
     sum_w = tl.full((ROWS, WIDTH), 0, ACC)
@@ -313,12 +372,19 @@ def mtia_norm_parameters_backward(g_ptr, x_ptr, mean_ptr, rstd_ptr, w_out_ptr, b
         tl.store(b_out_ptr + column, tl.sum(sum_b, 0).to(b_out_ptr.dtype.element_ty), mask=column < N)
 
 
-def _normalise(x: torch.Tensor, n_dims: int, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float,
-               centre: bool, stat_dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _normalise(
+    x: torch.Tensor,
+    n_dims: int,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    centre: bool,
+    stat_dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     x = contiguous(x)
     kept = x.shape[: x.dim() - n_dims]
     n = 1
-    for s in x.shape[x.dim() - n_dims:]:
+    for s in x.shape[x.dim() - n_dims :]:
         n *= s
     out = torch.empty_like(x)
     shape = (*kept, *([1] * n_dims))
@@ -344,13 +410,20 @@ def _or(t: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
     return x if t is None else contiguous(t)
 
 
-def _normalise_backward(g: torch.Tensor, x: torch.Tensor, n_dims: int, mean: torch.Tensor | None, rstd: torch.Tensor,
-                        weight: torch.Tensor | None, bias_like: torch.Tensor | None, mask: Sequence[bool]
-                        ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+def _normalise_backward(
+    g: torch.Tensor,
+    x: torch.Tensor,
+    n_dims: int,
+    mean: torch.Tensor | None,
+    rstd: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias_like: torch.Tensor | None,
+    mask: Sequence[bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     g, x, rstd = contiguous(g), contiguous(x), contiguous(rstd)
     mean_or = rstd if mean is None else contiguous(mean)
     n = 1
-    for s in x.shape[x.dim() - n_dims:]:
+    for s in x.shape[x.dim() - n_dims :]:
         n *= s
     n_rows = x.numel() // max(n, 1)
     acc, centre = _tl(accumulate_dtype(x.dtype)), mean is not None
@@ -361,8 +434,20 @@ def _normalise_backward(g: torch.Tensor, x: torch.Tensor, n_dims: int, mean: tor
         height = _rows_of(n_rows, width) if n <= width else 1
         if x.numel():
             mtia_layer_norm_backward[(ceil_div(n_rows, height),)](
-                g, x, _or(weight, x), mean_or, rstd, dx, n_rows, n, ROWS=height, WIDTH=width, CENTRE=centre,
-                HAS_W=weight is not None, ACC=acc)
+                g,
+                x,
+                _or(weight, x),
+                mean_or,
+                rstd,
+                dx,
+                n_rows,
+                n,
+                ROWS=height,
+                WIDTH=width,
+                CENTRE=centre,
+                HAS_W=weight is not None,
+                ACC=acc,
+            )
     need_w, need_b = mask[1] and weight is not None, mask[2] and bias_like is not None
     if need_w or need_b:
         dw = torch.zeros_like(weight) if need_w else None
@@ -370,38 +455,64 @@ def _normalise_backward(g: torch.Tensor, x: torch.Tensor, n_dims: int, mean: tor
         width = min(next_power_of_2(n), 64)
         if x.numel():
             mtia_norm_parameters_backward[(ceil_div(n, width),)](
-                g, x, mean_or, rstd, _or(dw, x), _or(db, x), n_rows, n, ROWS=min(32, next_power_of_2(n_rows)),
-                WIDTH=width, CENTRE=centre, NEED_W=need_w, NEED_B=need_b, ACC=acc)
+                g,
+                x,
+                mean_or,
+                rstd,
+                _or(dw, x),
+                _or(db, x),
+                n_rows,
+                n,
+                ROWS=min(32, next_power_of_2(n_rows)),
+                WIDTH=width,
+                CENTRE=centre,
+                NEED_W=need_w,
+                NEED_B=need_b,
+                ACC=acc,
+            )
     return dx, dw, db
 
 
 @aten("native_layer_norm")
-def native_layer_norm(x: torch.Tensor, normalized_shape: Sequence[int], weight: torch.Tensor | None,
-                      bias: torch.Tensor | None, eps: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def native_layer_norm(
+    x: torch.Tensor, normalized_shape: Sequence[int], weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """mean and rstd come in x's dtype, as PyTorch's reference for mtia has them."""
     return _normalise(x, len(normalized_shape), weight, bias, eps, True, x.dtype)
 
 
 @aten("native_layer_norm_backward")
 def native_layer_norm_backward(
-    g: torch.Tensor, x: torch.Tensor, normalized_shape: Sequence[int], mean: torch.Tensor, rstd: torch.Tensor,
-    weight: torch.Tensor | None, bias: torch.Tensor | None, output_mask: Sequence[bool],
+    g: torch.Tensor,
+    x: torch.Tensor,
+    normalized_shape: Sequence[int],
+    mean: torch.Tensor,
+    rstd: torch.Tensor,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    output_mask: Sequence[bool],
 ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
     return _normalise_backward(g, x, len(normalized_shape), mean, rstd, weight, bias, output_mask)
 
 
 @aten("_fused_rms_norm")
-def fused_rms_norm(x: torch.Tensor, normalized_shape: Sequence[int], weight: torch.Tensor | None,
-                   eps: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+def fused_rms_norm(
+    x: torch.Tensor, normalized_shape: Sequence[int], weight: torch.Tensor | None, eps: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     floor = torch.finfo(accumulate_dtype(x.dtype)).eps if eps is None else eps
     out, _, rstd = _normalise(x, len(normalized_shape), weight, None, floor, False, accumulate_dtype(x.dtype))
     return out, rstd
 
 
 @aten("_fused_rms_norm_backward")
-def fused_rms_norm_backward(g: torch.Tensor, x: torch.Tensor, normalized_shape: Sequence[int], rstd: torch.Tensor,
-                            weight: torch.Tensor | None, output_mask: Sequence[bool]
-                            ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+def fused_rms_norm_backward(
+    g: torch.Tensor,
+    x: torch.Tensor,
+    normalized_shape: Sequence[int],
+    rstd: torch.Tensor,
+    weight: torch.Tensor | None,
+    output_mask: Sequence[bool],
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     mask = (output_mask[0], output_mask[1], False)
     dx, dw, _ = _normalise_backward(g, x, len(normalized_shape), None, rstd, weight, None, mask)
     return dx, dw

@@ -86,8 +86,9 @@ def serve(schema: str, operation: Operation, rule: Rule, defaults: dict[str, Any
     aten(schema)(_out_function(names, known, inputs, operation, rule))
 
 
-def _out_function(names: list[str], known: dict[str, Any], inputs: tuple[str, ...], operation: Operation,
-                  rule: Rule) -> Callable[..., torch.Tensor]:
+def _out_function(
+    names: list[str], known: dict[str, Any], inputs: tuple[str, ...], operation: Operation, rule: Rule
+) -> Callable[..., torch.Tensor]:
     aliases = {"self": "x"}
     places = [aliases.get(n, n) for n in names]
 
@@ -166,12 +167,21 @@ _BINARY: tuple[tuple[str, str, Rule, str, dict[str, Any]], ...] = (
     ("hypot", "hypot.out", F, "libdevice.hypot(x, other)", {}),
     ("copysign", "copysign.out", F, "libdevice.copysign(x, other)", {}),
     ("fmod", "fmod.Tensor_out", P, "libdevice.fmod(x, other)", {"for_int": "x % other", "other": "1"}),
-    ("remainder", "remainder.Tensor_out", P,
-     "tl.where((libdevice.fmod(x, other) != 0) & ((libdevice.fmod(x, other) < 0) != (other < 0)), "
-     "libdevice.fmod(x, other) + other, libdevice.fmod(x, other))",
-     {"for_int": "fn.remainder_int(x, other)", "other": "1"}),
-    ("floor_divide", "floor_divide.out", P, "tl.floor(x / other)",
-     {"for_int": "fn.floor_div_int(x, other)", "other": "1"}),
+    (
+        "remainder",
+        "remainder.Tensor_out",
+        P,
+        "tl.where((libdevice.fmod(x, other) != 0) & ((libdevice.fmod(x, other) < 0) != (other < 0)), "
+        "libdevice.fmod(x, other) + other, libdevice.fmod(x, other))",
+        {"for_int": "fn.remainder_int(x, other)", "other": "1"},
+    ),
+    (
+        "floor_divide",
+        "floor_divide.out",
+        P,
+        "tl.floor(x / other)",
+        {"for_int": "fn.floor_div_int(x, other)", "other": "1"},
+    ),
     ("pow", "pow.Tensor_Tensor_out", P, "libdevice.pow(x, exponent)", {"for_int": "fn.integer_pow(x, exponent)"}),
     ("bitwise_and", "bitwise_and.Tensor_out", P, "x & other", {}),
     ("bitwise_or", "bitwise_or.Tensor_out", P, "x | other", {}),
@@ -190,35 +200,101 @@ _GELU_TANH = "0.7978845608028654 * (x + 0.044715 * x * x * x)"
 
 #: (name, overload, rule, inputs, scalars, expression): what needs more than two inputs, scalars or other names.
 _OTHERS: tuple[tuple[str, str, Rule, tuple[str, ...], tuple[str, ...], str], ...] = (
-    ("sigmoid_backward", "sigmoid_backward.grad_input", F, ("grad_output", "output"), (),
-     "grad_output * (1.0 - output) * output"),
-    ("tanh_backward", "tanh_backward.grad_input", F, ("grad_output", "output"), (),
-     "grad_output * (1.0 - output * output)"),
-    ("silu_backward", "silu_backward.grad_input", F, ("grad_output", "x"), (),
-     "grad_output * (1.0 / (1.0 + tl.exp(-x))) * (1.0 + x * (1.0 - 1.0 / (1.0 + tl.exp(-x))))"),
+    (
+        "sigmoid_backward",
+        "sigmoid_backward.grad_input",
+        F,
+        ("grad_output", "output"),
+        (),
+        "grad_output * (1.0 - output) * output",
+    ),
+    (
+        "tanh_backward",
+        "tanh_backward.grad_input",
+        F,
+        ("grad_output", "output"),
+        (),
+        "grad_output * (1.0 - output * output)",
+    ),
+    (
+        "silu_backward",
+        "silu_backward.grad_input",
+        F,
+        ("grad_output", "x"),
+        (),
+        "grad_output * (1.0 / (1.0 + tl.exp(-x))) * (1.0 + x * (1.0 - 1.0 / (1.0 + tl.exp(-x))))",
+    ),
     ("threshold", "threshold.out", P, ("x",), ("threshold", "value"), "tl.where(x <= threshold, value, x)"),
-    ("threshold_backward", "threshold_backward.grad_input", P, ("grad_output", "x"), ("threshold",),
-     "tl.where(x <= threshold, grad_output * 0, grad_output)"),
+    (
+        "threshold_backward",
+        "threshold_backward.grad_input",
+        P,
+        ("grad_output", "x"),
+        ("threshold",),
+        "tl.where(x <= threshold, grad_output * 0, grad_output)",
+    ),
     ("leaky_relu", "leaky_relu.out", P, ("x",), ("negative_slope",), "tl.where(x > 0, x, x * negative_slope)"),
-    ("leaky_relu_backward", "leaky_relu_backward.grad_input", P, ("grad_output", "x"), ("negative_slope",),
-     "tl.where(x > 0, grad_output, grad_output * negative_slope)"),
-    ("elu", "elu.out", P, ("x",), ("alpha", "scale", "input_scale"),
-     "tl.where(x > 0, x * scale, alpha * scale * libdevice.expm1(x * input_scale))"),
-    ("softplus", "softplus.out", P, ("x",), ("beta", "threshold"),
-     "tl.where(x * beta > threshold, x, libdevice.log1p(tl.exp(x * beta)) / beta)"),
-    ("softplus_backward", "softplus_backward.grad_input", P, ("grad_output", "x"), ("beta", "threshold"),
-     "tl.where(x * beta > threshold, grad_output, grad_output / (1.0 + tl.exp(-x * beta)))"),
-    ("hardtanh", "hardtanh.out", P, ("x",), ("min_val", "max_val"),
-     "fn.nan_min(fn.nan_max(x, min_val + x * 0), max_val + x * 0)"),
+    (
+        "leaky_relu_backward",
+        "leaky_relu_backward.grad_input",
+        P,
+        ("grad_output", "x"),
+        ("negative_slope",),
+        "tl.where(x > 0, grad_output, grad_output * negative_slope)",
+    ),
+    (
+        "elu",
+        "elu.out",
+        P,
+        ("x",),
+        ("alpha", "scale", "input_scale"),
+        "tl.where(x > 0, x * scale, alpha * scale * libdevice.expm1(x * input_scale))",
+    ),
+    (
+        "softplus",
+        "softplus.out",
+        P,
+        ("x",),
+        ("beta", "threshold"),
+        "tl.where(x * beta > threshold, x, libdevice.log1p(tl.exp(x * beta)) / beta)",
+    ),
+    (
+        "softplus_backward",
+        "softplus_backward.grad_input",
+        P,
+        ("grad_output", "x"),
+        ("beta", "threshold"),
+        "tl.where(x * beta > threshold, grad_output, grad_output / (1.0 + tl.exp(-x * beta)))",
+    ),
+    (
+        "hardtanh",
+        "hardtanh.out",
+        P,
+        ("x",),
+        ("min_val", "max_val"),
+        "fn.nan_min(fn.nan_max(x, min_val + x * 0), max_val + x * 0)",
+    ),
     ("hardsigmoid", "hardsigmoid.out", P, ("x",), (), "fn.nan_min(fn.nan_max(x + 3.0, x * 0), x * 0 + 6.0) / 6.0"),
     ("hardswish", "hardswish.out", P, ("x",), (), "x * fn.nan_min(fn.nan_max(x + 3.0, x * 0), x * 0 + 6.0) / 6.0"),
     ("mish", "mish.out", P, ("x",), (), "x * libdevice.tanh(libdevice.log1p(tl.exp(x)))"),
     ("addcmul", "addcmul.out", P, ("x", "tensor1", "tensor2"), ("value",), "x + value * tensor1 * tensor2"),
     ("addcdiv", "addcdiv.out", P, ("x", "tensor1", "tensor2"), ("value",), "x + value * (tensor1 / tensor2)"),
-    ("lerp_tensor", "lerp.Tensor_out", P, ("x", "end", "weight"), (),
-     "tl.where(tl.abs(weight) < 0.5, x + weight * (end - x), end - (end - x) * (1.0 - weight))"),
-    ("lerp_scalar", "lerp.Scalar_out", P, ("x", "end"), ("weight",),
-     "tl.where(tl.abs(weight) < 0.5, x + weight * (end - x), end - (end - x) * (1.0 - weight))"),
+    (
+        "lerp_tensor",
+        "lerp.Tensor_out",
+        P,
+        ("x", "end", "weight"),
+        (),
+        "tl.where(tl.abs(weight) < 0.5, x + weight * (end - x), end - (end - x) * (1.0 - weight))",
+    ),
+    (
+        "lerp_scalar",
+        "lerp.Scalar_out",
+        P,
+        ("x", "end"),
+        ("weight",),
+        "tl.where(tl.abs(weight) < 0.5, x + weight * (end - x), end - (end - x) * (1.0 - weight))",
+    ),
     ("clamp_tensor", "clamp.Tensor_out", P, ("x", "min", "max"), (), "fn.nan_min(fn.nan_max(x, min), max)"),
     ("clamp_min", "clamp_min.out", P, ("x", "min"), (), "fn.nan_max(x, min + x * 0)"),
     ("clamp_min_tensor", "clamp_min.Tensor_out", P, ("x", "min"), (), "fn.nan_max(x, min)"),
@@ -240,8 +316,9 @@ def _serve_binary() -> None:
         right = "exponent" if name == "pow" else "other"
         masked = special.pop("other", "")
         serve(schema, define(Operation(name, ("x", right), expression, other=masked, **special)), rule)
-    pow_ = Operation("pow_scalar", ("x", "exponent"), "libdevice.pow(x, exponent)",
-                     for_int="fn.integer_pow(x, exponent)")
+    pow_ = Operation(
+        "pow_scalar", ("x", "exponent"), "libdevice.pow(x, exponent)", for_int="fn.integer_pow(x, exponent)"
+    )
     serve("pow.Scalar_out", define(pow_), Rule.PROMOTE)
 
 
@@ -264,8 +341,9 @@ _serve_others()
 
 ADD = define(Operation("add", ("x", "other"), "x + other", for_bool="x | other"))
 SUB = define(Operation("sub", ("x", "other"), "x - other"))
-ADD_SCALED = define(Operation("add_scaled", ("x", "other"), "x + alpha * other", ("alpha",),
-                              for_bool="x | (alpha & other)"))
+ADD_SCALED = define(
+    Operation("add_scaled", ("x", "other"), "x + alpha * other", ("alpha",), for_bool="x | (alpha & other)")
+)
 
 
 def _add(out: torch.Tensor, x: Any, other: Any, alpha: Any) -> torch.Tensor:
@@ -290,10 +368,12 @@ def sub_out(x: Any, other: Any, *, alpha: Any = 1, out: torch.Tensor) -> torch.T
     return _add(out, x, other, -alpha)
 
 
-DIV_FLOOR = define(Operation("div_floor", ("x", "other"), "tl.floor(x / other)",
-                             for_int="fn.floor_div_int(x, other)", other="1"))
-DIV_TRUNC = define(Operation("div_trunc", ("x", "other"), "libdevice.trunc(x / other)", for_int="x // other",
-                             other="1"))
+DIV_FLOOR = define(
+    Operation("div_floor", ("x", "other"), "tl.floor(x / other)", for_int="fn.floor_div_int(x, other)", other="1")
+)
+DIV_TRUNC = define(
+    Operation("div_trunc", ("x", "other"), "libdevice.trunc(x / other)", for_int="x // other", other="1")
+)
 
 
 @aten("div.out_mode")
@@ -315,8 +395,9 @@ _POWERS = {
     -1: define(Operation("pow_minus_one", ("x",), "1.0 / x")),
     -2: define(Operation("pow_minus_two", ("x",), "1.0 / (x * x)")),
 }
-POW_NUMBER = define(Operation("pow_number", ("x", "exponent"), "libdevice.pow(x, exponent)",
-                              for_int="fn.integer_pow(x, exponent)"))
+POW_NUMBER = define(
+    Operation("pow_number", ("x", "exponent"), "libdevice.pow(x, exponent)", for_int="fn.integer_pow(x, exponent)")
+)
 
 
 @aten("pow.Tensor_Scalar_out")
@@ -333,13 +414,21 @@ def pow_tensor_scalar_out(x: torch.Tensor, exponent: Any, *, out: torch.Tensor) 
 
 GELU = define(Operation("gelu", ("x",), "0.5 * x * (1.0 + tl.erf(x * 0.7071067811865476))"))
 GELU_TANH = define(Operation("gelu_tanh", ("x",), f"0.5 * x * (1.0 + libdevice.tanh({_GELU_TANH}))"))
-GELU_BACKWARD = define(Operation(
-    "gelu_backward", ("grad", "x"),
-    "grad * (0.5 * (1.0 + tl.erf(x * 0.7071067811865476)) + x * 0.3989422804014327 * tl.exp(-0.5 * x * x))"))
-GELU_TANH_BACKWARD = define(Operation(
-    "gelu_tanh_backward", ("grad", "x"),
-    f"grad * (0.5 * (1.0 + libdevice.tanh({_GELU_TANH})) + 0.5 * x * (1.0 - libdevice.tanh({_GELU_TANH}) * "
-    f"libdevice.tanh({_GELU_TANH})) * 0.7978845608028654 * (1.0 + 0.134145 * x * x))"))
+GELU_BACKWARD = define(
+    Operation(
+        "gelu_backward",
+        ("grad", "x"),
+        "grad * (0.5 * (1.0 + tl.erf(x * 0.7071067811865476)) + x * 0.3989422804014327 * tl.exp(-0.5 * x * x))",
+    )
+)
+GELU_TANH_BACKWARD = define(
+    Operation(
+        "gelu_tanh_backward",
+        ("grad", "x"),
+        f"grad * (0.5 * (1.0 + libdevice.tanh({_GELU_TANH})) + 0.5 * x * (1.0 - libdevice.tanh({_GELU_TANH}) * "
+        f"libdevice.tanh({_GELU_TANH})) * 0.7978845608028654 * (1.0 + 0.134145 * x * x))",
+    )
+)
 
 
 @aten("gelu.out")
@@ -350,8 +439,9 @@ def gelu_out(x: torch.Tensor, *, approximate: str = "none", out: torch.Tensor) -
 
 
 @aten("gelu_backward.grad_input")
-def gelu_backward_out(grad: torch.Tensor, x: torch.Tensor, *, approximate: str = "none",
-                      grad_input: torch.Tensor) -> torch.Tensor:
+def gelu_backward_out(
+    grad: torch.Tensor, x: torch.Tensor, *, approximate: str = "none", grad_input: torch.Tensor
+) -> torch.Tensor:
     prepare_out(grad_input, (grad, x))
     operation = GELU_TANH_BACKWARD if approximate == "tanh" else GELU_BACKWARD
     launch(operation, grad_input, (grad, x), compute=compute_dtype(x.dtype))
@@ -389,10 +479,15 @@ def clamp_out(x: torch.Tensor, low: Any = None, high: Any = None, *, out: torch.
     return out
 
 
-WHERE = define(Operation(
-    "where", ("condition", "x", "other"),
-    body=lambda k: [k.store("out", f"tl.where({k.load('condition', cast='tl.int1')}, "
-                                   f"{_value(k, 'x')}, {_value(k, 'other')})")]))
+WHERE = define(
+    Operation(
+        "where",
+        ("condition", "x", "other"),
+        body=lambda k: [
+            k.store("out", f"tl.where({k.load('condition', cast='tl.int1')}, {_value(k, 'x')}, {_value(k, 'other')})")
+        ],
+    )
+)
 
 
 def _value(k: Any, name: str) -> str:
@@ -417,10 +512,15 @@ def where_out(condition: torch.Tensor, x: torch.Tensor, other: torch.Tensor, *, 
     return out
 
 
-MASKED_FILL = define(Operation(
-    "masked_fill", ("x", "value", "mask_"),
-    body=lambda k: [k.store("out", f"tl.where({k.load('mask_', cast='tl.int1')}, {_value(k, 'value')}, "
-                                   f"{k.load('x')})")]))
+MASKED_FILL = define(
+    Operation(
+        "masked_fill",
+        ("x", "value", "mask_"),
+        body=lambda k: [
+            k.store("out", f"tl.where({k.load('mask_', cast='tl.int1')}, {_value(k, 'value')}, {k.load('x')})")
+        ],
+    )
+)
 
 
 @aten("masked_fill_.Scalar", "masked_fill_.Tensor")
@@ -438,10 +538,15 @@ def masked_fill(x: torch.Tensor, mask: torch.Tensor, value: Any) -> torch.Tensor
 
 
 ISNAN = define(Operation("isnan", ("x",), "x != x"))
-NAN_TO_NUM = define(Operation(
-    "nan_to_num", ("x",),
-    "tl.where(x != x, nan, tl.where(x == float('inf'), posinf, tl.where(x == float('-inf'), neginf, x)))",
-    ("nan", "posinf", "neginf"), for_int="x"))
+NAN_TO_NUM = define(
+    Operation(
+        "nan_to_num",
+        ("x",),
+        "tl.where(x != x, nan, tl.where(x == float('inf'), posinf, tl.where(x == float('-inf'), neginf, x)))",
+        ("nan", "posinf", "neginf"),
+        for_int="x",
+    )
+)
 
 
 @aten("isnan")
@@ -452,11 +557,20 @@ def isnan(x: torch.Tensor) -> torch.Tensor:
 
 
 @aten("nan_to_num.out")
-def nan_to_num_out(x: torch.Tensor, nan: float | None = None, posinf: float | None = None,
-                   neginf: float | None = None, *, out: torch.Tensor) -> torch.Tensor:
+def nan_to_num_out(
+    x: torch.Tensor,
+    nan: float | None = None,
+    posinf: float | None = None,
+    neginf: float | None = None,
+    *,
+    out: torch.Tensor,
+) -> torch.Tensor:
     prepare_out(out, (x,))
     limits = torch.finfo(x.dtype) if x.dtype.is_floating_point else torch.finfo(torch.float32)
-    values = (0.0 if nan is None else nan, limits.max if posinf is None else posinf,
-              limits.min if neginf is None else neginf)
+    values = (
+        0.0 if nan is None else nan,
+        limits.max if posinf is None else posinf,
+        limits.min if neginf is None else neginf,
+    )
     launch(NAN_TO_NUM, out, (x,), values if x.dtype.is_floating_point else (0, 0, 0), compute=compute_dtype(x.dtype))
     return out

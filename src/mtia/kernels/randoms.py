@@ -15,7 +15,7 @@ from mtia.kernels.dtypes import compute_dtype
 from mtia.kernels.elementwise import Emitter, Operation, define, launch
 from mtia.kernels.registry import aten
 
-OFFSET_STEP = 4                 # numbers a counter gives; PyTorch's generators count in fours
+OFFSET_STEP = 4  # numbers a counter gives; PyTorch's generators count in fours
 
 _DRAW = [
     "zero = (lin * 0).to(tl.uint32)",
@@ -25,8 +25,14 @@ _DRAW = [
 ]
 
 
-def _random(name: str, lines: list[str], value: str, scalars: tuple[str, ...] = (), inputs: tuple[str, ...] = (),
-            casts: str = "tl.float32") -> Operation:
+def _random(
+    name: str,
+    lines: list[str],
+    value: str,
+    scalars: tuple[str, ...] = (),
+    inputs: tuple[str, ...] = (),
+    casts: str = "tl.float32",
+) -> Operation:
     """An operation over u (uniform in [0, 1)), bits, more; scalars arrive as int64 bit patterns where `casts` says."""
 
     def body(k: Emitter) -> list[str]:
@@ -40,22 +46,31 @@ def _random(name: str, lines: list[str], value: str, scalars: tuple[str, ...] = 
 def float_bits(value: float) -> int:
     """float32 bit pattern, for a scalar that rides with integers."""
     import struct
+
     return struct.unpack("<i", struct.pack("<f", value))[0]
 
 
 UNIFORM = _random("uniform", [], "low + u * (high - low)", ("low", "high"))
-NORMAL = _random("normal", [
-    "u = tl.maximum(u, 1.0e-7)",
-    "v = tl.uint_to_uniform_float(more)",
-    "n = tl.sqrt_rn(-2.0 * tl.log(u)) * tl.cos(6.283185307179586 * v)",
-], "mean + n * deviation", ("mean", "deviation"))
+NORMAL = _random(
+    "normal",
+    [
+        "u = tl.maximum(u, 1.0e-7)",
+        "v = tl.uint_to_uniform_float(more)",
+        "n = tl.sqrt_rn(-2.0 * tl.log(u)) * tl.cos(6.283185307179586 * v)",
+    ],
+    "mean + n * deviation",
+    ("mean", "deviation"),
+)
 EXPONENTIAL = _random("exponential", [], "-tl.log(1.0 - u) / rate", ("rate",))
 BERNOULLI = _random("bernoulli", [], "(u < p).to(tl.int32)", ("p",))
 BERNOULLI_TENSOR = _random("bernoulli_tensor", [], "(u < p).to(tl.int32)", (), ("p",))
-INTEGERS = _random("random_integers", [
-    "wide = (bits.to(tl.uint64) << 32) | more.to(tl.uint64)",
-    "whole = (wide >> 1).to(tl.int64)",
-], "low + whole % span", ("low", "span"), casts="tl.int64")
+INTEGERS = _random(
+    "random_integers",
+    ["wide = (bits.to(tl.uint64) << 32) | more.to(tl.uint64)", "whole = (wide >> 1).to(tl.int64)"],
+    "low + whole % span",
+    ("low", "span"),
+    casts="tl.int64",
+)
 
 
 def _seed(generator: Any, device: torch.device) -> tuple[int, int]:
@@ -65,8 +80,9 @@ def _seed(generator: Any, device: torch.device) -> tuple[int, int]:
     return seed, offset // OFFSET_STEP
 
 
-def _draw(operation: Operation, out: torch.Tensor, generator: Any, scalars: tuple[int, ...] = (),
-          inputs: tuple[Any, ...] = ()) -> torch.Tensor:
+def _draw(
+    operation: Operation, out: torch.Tensor, generator: Any, scalars: tuple[int, ...] = (), inputs: tuple[Any, ...] = ()
+) -> torch.Tensor:
     if out.numel() == 0:
         return out
     dense = out if out.is_contiguous() else torch.empty(out.shape, dtype=out.dtype, device=out.device)
@@ -78,8 +94,9 @@ def _draw(operation: Operation, out: torch.Tensor, generator: Any, scalars: tupl
 
 
 @aten("uniform_")
-def uniform_(x: torch.Tensor, low: float = 0.0, high: float = 1.0, *, generator: Any = None, **named: float
-             ) -> torch.Tensor:
+def uniform_(
+    x: torch.Tensor, low: float = 0.0, high: float = 1.0, *, generator: Any = None, **named: float
+) -> torch.Tensor:
     low, high = named.get("from", low), named.get("to", high)
     return _draw(UNIFORM, x, generator, (float_bits(low), float_bits(high)))
 
@@ -138,9 +155,14 @@ def randperm_out(n: int, *, generator: Any = None, out: torch.Tensor) -> torch.T
     return copy_strided(out.resize_(n), order)
 
 
-DROPOUT = define(Operation(
-    "dropout", ("x", "keep"), scalars=("factor",),
-    body=lambda k: [k.store("out", f"{k.load('x')} * {k.load('keep')} * factor")]))
+DROPOUT = define(
+    Operation(
+        "dropout",
+        ("x", "keep"),
+        scalars=("factor",),
+        body=lambda k: [k.store("out", f"{k.load('x')} * {k.load('keep')} * factor")],
+    )
+)
 
 
 @aten("native_dropout")
@@ -162,8 +184,7 @@ def native_dropout_backward(g: torch.Tensor, mask: torch.Tensor, scale: float) -
 
 
 @aten("multinomial")
-def multinomial(p: torch.Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None
-                ) -> torch.Tensor:
+def multinomial(p: torch.Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None) -> torch.Tensor:
     """Without replacement (or one sample): the largest p / exponential noise; with it: inverse cumulative sums."""
     wide = p.to(compute_dtype(p.dtype))
     if num_samples == 1 or not replacement:
@@ -177,7 +198,8 @@ def multinomial(p: torch.Tensor, num_samples: int, replacement: bool = False, *,
 
 
 @aten("multinomial.out")
-def multinomial_out(p: torch.Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None,
-                    out: torch.Tensor) -> torch.Tensor:
+def multinomial_out(
+    p: torch.Tensor, num_samples: int, replacement: bool = False, *, generator: Any = None, out: torch.Tensor
+) -> torch.Tensor:
     found = multinomial(p, num_samples, replacement, generator=generator)
     return copy_strided(out.resize_(found.shape), found)

@@ -21,7 +21,7 @@ from mtia.kernels.registry import aten
 from mtia.kernels.source import jit_from_source
 
 TILE = 1024
-SPLIT_COLUMNS = 2048           # fewest columns worth a program of their own
+SPLIT_COLUMNS = 2048  # fewest columns worth a program of their own
 FEW_PROGRAMS = 16
 MOST_SPLITS = 64
 
@@ -58,10 +58,20 @@ _FOLDS = (
     Fold("prod", "one", "acc * x", "tl.reduce(acc, AXIS, fn.multiply)"),
     Fold("any", "zero", "acc | x", "tl.reduce(acc, AXIS, fn.either)", "(x != 0).to(tl.int32)"),
     Fold("all", "one", "acc & x", "tl.reduce(acc, AXIS, fn.both)", "(x != 0).to(tl.int32)"),
-    Fold("argmax", "low", "fn.first_max(acc, acc_i, x, index)", "tl.reduce((acc, acc_i), AXIS, fn.first_max)",
-         with_index=True),
-    Fold("argmin", "high", "fn.first_min(acc, acc_i, x, index)", "tl.reduce((acc, acc_i), AXIS, fn.first_min)",
-         with_index=True),
+    Fold(
+        "argmax",
+        "low",
+        "fn.first_max(acc, acc_i, x, index)",
+        "tl.reduce((acc, acc_i), AXIS, fn.first_max)",
+        with_index=True,
+    ),
+    Fold(
+        "argmin",
+        "high",
+        "fn.first_min(acc, acc_i, x, index)",
+        "tl.reduce((acc, acc_i), AXIS, fn.first_min)",
+        with_index=True,
+    ),
 )
 FOLDS = {f.name: f for f in _FOLDS}
 
@@ -76,8 +86,17 @@ def _identity(kind: str, dtype: torch.dtype) -> str:
 
 
 @cache
-def _kernel(fold_name: str, acc: torch.dtype, out: torch.dtype, n_kept: int, n_reduced: int, axis: int,
-            tile: tuple[int, int], wide: bool, part: str) -> Any:
+def _kernel(
+    fold_name: str,
+    acc: torch.dtype,
+    out: torch.dtype,
+    n_kept: int,
+    n_reduced: int,
+    axis: int,
+    tile: tuple[int, int],
+    wide: bool,
+    part: str,
+) -> Any:
     """`part`: "whole" (one launch), "first" (partials out) or "last" (partials in)."""
     fold = FOLDS[fold_name]
     rows, columns = tile
@@ -127,8 +146,16 @@ def _offsets(index: str, kept: list[tuple[str, str, str]]) -> list[str]:
     return [*lines, f"row_kx = {' + '.join(x_terms)}", f"row_ko = {' + '.join(o_terms)}"]
 
 
-def _loop_body(fold: Fold, acc_type: str, identity: str, reduced: list[tuple[str, str]], columns: int, row_at: str,
-               column_at: str, part: str) -> list[str]:
+def _loop_body(
+    fold: Fold,
+    acc_type: str,
+    identity: str,
+    reduced: list[tuple[str, str]],
+    columns: int,
+    row_at: str,
+    column_at: str,
+    part: str,
+) -> list[str]:
     if len(reduced) == 1:
         step = [f"column_off = column * {reduced[0][1]}"]
     else:
@@ -165,8 +192,16 @@ def reduced_shape(shape: Sequence[int], dims: Sequence[int], keepdim: bool) -> l
     return [n for d, n in enumerate(shape) if d not in dims]
 
 
-def reduce(name: str, x: torch.Tensor, dims: Any, out: torch.Tensor, *, keepdim: bool = False,
-           out_index: torch.Tensor | None = None, acc: torch.dtype | None = None) -> None:
+def reduce(
+    name: str,
+    x: torch.Tensor,
+    dims: Any,
+    out: torch.Tensor,
+    *,
+    keepdim: bool = False,
+    out_index: torch.Tensor | None = None,
+    acc: torch.dtype | None = None,
+) -> None:
     """Fold `x` along `dims` into `out` (already of the reduced shape; `out_index` int64 for arg folds)."""
     if out.numel() == 0:
         return
@@ -203,9 +238,17 @@ def _layout(x: torch.Tensor, reduced: list[int], out: torch.Tensor) -> tuple | N
     return sizes, kx, ko, r_sizes, rx
 
 
-def _reduce_into(fold: Fold, x: torch.Tensor, reduced: list[int], out: torch.Tensor, out_index: torch.Tensor | None,
-                 acc: torch.dtype, part: str = "whole", count: float | None = None,
-                 x_index: torch.Tensor | None = None) -> None:
+def _reduce_into(
+    fold: Fold,
+    x: torch.Tensor,
+    reduced: list[int],
+    out: torch.Tensor,
+    out_index: torch.Tensor | None,
+    acc: torch.dtype,
+    part: str = "whole",
+    count: float | None = None,
+    x_index: torch.Tensor | None = None,
+) -> None:
     key = (x.shape, x.stride(), tuple(reduced), out.stride())
     layout = _layouts.get(key)
     if layout is None:
@@ -240,8 +283,18 @@ def _reduce_into(fold: Fold, x: torch.Tensor, reduced: list[int], out: torch.Ten
     kernel[(ceil_div(n_rows, tile[0]), 1)](*pointers, *_count(fold, part, count or n_columns), *integers)
 
 
-def _two_launches(fold: Fold, x: torch.Tensor, reduced: list[int], out: torch.Tensor, out_index: torch.Tensor | None,
-                  acc: torch.dtype, n_splits: int, tile: tuple[int, int], axis: int, layout: tuple) -> None:
+def _two_launches(
+    fold: Fold,
+    x: torch.Tensor,
+    reduced: list[int],
+    out: torch.Tensor,
+    out_index: torch.Tensor | None,
+    acc: torch.dtype,
+    n_splits: int,
+    tile: tuple[int, int],
+    axis: int,
+    layout: tuple,
+) -> None:
     sizes, kx, _, r_sizes, rx = layout
     n_rows, n_columns = _product(sizes), _product(r_sizes)
     per_split = ceil_div(ceil_div(n_columns, n_splits), tile[1]) * tile[1]
@@ -250,16 +303,25 @@ def _two_launches(fold: Fold, x: torch.Tensor, reduced: list[int], out: torch.Te
     partial = torch.empty((n_splits, *out.shape), dtype=stored, device=x.device)
     index = torch.empty_like(partial, dtype=torch.int64) if fold.with_index else None
     sizes, kx, ko, r_sizes, rx = _layout(x, reduced, partial[0]) or layout
-    kernel = _kernel(fold.name, acc, stored, len(sizes), len(r_sizes), axis, tile, x.numel() > INT32_LIMIT - TILE,
-                     "first")
+    kernel = _kernel(
+        fold.name, acc, stored, len(sizes), len(r_sizes), axis, tile, x.numel() > INT32_LIMIT - TILE, "first"
+    )
     pointers = [x, partial] + ([index] if index is not None else [])
     integers = _integers(sizes, kx, ko, r_sizes, rx, n_columns, per_split, n_rows)
     kernel[(ceil_div(n_rows, tile[0]), n_splits)](*pointers, *integers)
     _reduce_into(fold, partial, [0], out, out_index, acc, "last", float(n_columns), index)
 
 
-def _integers(sizes: list[int], kx: list[int], ko: list[int], r_sizes: list[int], rx: list[int], n_columns: int,
-              per_split: int, out_split: int) -> list[int]:
+def _integers(
+    sizes: list[int],
+    kx: list[int],
+    ko: list[int],
+    r_sizes: list[int],
+    rx: list[int],
+    n_columns: int,
+    per_split: int,
+    out_split: int,
+) -> list[int]:
     kept = [v for triple in zip(sizes, kx, ko, strict=True) for v in triple]
     reduced = [v for pair in zip(r_sizes, rx, strict=True) for v in pair]
     return [*kept, *reduced, n_columns, per_split, out_split]
@@ -294,6 +356,7 @@ def _product(sizes: Sequence[int]) -> int:
 
 # --- aten -------------------------------------------------------------------------------------------------------------
 
+
 def _run(name: str, x: torch.Tensor, dims: Any, keepdim: bool, out: torch.Tensor, acc: torch.dtype) -> torch.Tensor:
     shape = reduced_shape(x.shape, normalise_dims(dims, x.dim()), keepdim)
     if list(out.shape) != shape:
@@ -303,25 +366,31 @@ def _run(name: str, x: torch.Tensor, dims: Any, keepdim: bool, out: torch.Tensor
 
 
 def _sum_accumulator(x: torch.Tensor, out: torch.Tensor) -> torch.dtype:
-    return accumulate_dtype(out.dtype if out.dtype.is_floating_point else x.dtype) \
-        if out.dtype.is_floating_point or not x.dtype.is_floating_point else torch.float32
+    return (
+        accumulate_dtype(out.dtype if out.dtype.is_floating_point else x.dtype)
+        if out.dtype.is_floating_point or not x.dtype.is_floating_point
+        else torch.float32
+    )
 
 
 @aten("sum.IntList_out")
-def sum_out(x: torch.Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None,
-            out: torch.Tensor) -> torch.Tensor:
+def sum_out(
+    x: torch.Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, out: torch.Tensor
+) -> torch.Tensor:
     return _run("sum", x, dim, keepdim, out, _sum_accumulator(x, out))
 
 
 @aten("mean.out")
-def mean_out(x: torch.Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None,
-             out: torch.Tensor) -> torch.Tensor:
+def mean_out(
+    x: torch.Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, out: torch.Tensor
+) -> torch.Tensor:
     return _run("mean", x, dim, keepdim, out, accumulate_dtype(out.dtype))
 
 
 @aten("prod.int_out")
-def prod_int_out(x: torch.Tensor, dim: int, keepdim: bool = False, *, dtype: Any = None,
-                 out: torch.Tensor) -> torch.Tensor:
+def prod_int_out(
+    x: torch.Tensor, dim: int, keepdim: bool = False, *, dtype: Any = None, out: torch.Tensor
+) -> torch.Tensor:
     return _run("prod", x, dim, keepdim, out, _sum_accumulator(x, out))
 
 
@@ -356,8 +425,9 @@ def min_all(x: torch.Tensor) -> torch.Tensor:
     return amin_out(x, None, out=torch.empty((), dtype=x.dtype, device=x.device))
 
 
-def _with_index(name: str, x: torch.Tensor, dim: Any, keepdim: bool, values: torch.Tensor,
-                indices: torch.Tensor) -> None:
+def _with_index(
+    name: str, x: torch.Tensor, dim: Any, keepdim: bool, values: torch.Tensor, indices: torch.Tensor
+) -> None:
     shape = reduced_shape(x.shape, normalise_dims(dim, x.dim()), keepdim)
     for t in (values, indices):
         if list(t.shape) != shape:
@@ -366,15 +436,17 @@ def _with_index(name: str, x: torch.Tensor, dim: Any, keepdim: bool, values: tor
 
 
 @aten("max.dim_max")
-def max_dim_max(x: torch.Tensor, dim: int, keepdim: bool = False, *, max: torch.Tensor,
-                max_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def max_dim_max(
+    x: torch.Tensor, dim: int, keepdim: bool = False, *, max: torch.Tensor, max_values: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     _with_index("argmax", x, dim, keepdim, max, max_values)
     return max, max_values
 
 
 @aten("min.dim_min")
-def min_dim_min(x: torch.Tensor, dim: int, keepdim: bool = False, *, min: torch.Tensor,
-                min_indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def min_dim_min(
+    x: torch.Tensor, dim: int, keepdim: bool = False, *, min: torch.Tensor, min_indices: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     _with_index("argmin", x, dim, keepdim, min, min_indices)
     return min, min_indices
 
@@ -388,8 +460,15 @@ def _arg(name: str, x: torch.Tensor, dim: int | None, keepdim: bool, out: torch.
         out.resize_(shape)
     index = out.view(()) if dim is None else out
     values = torch.empty(index.shape, dtype=x.dtype, device=x.device)
-    reduce(name, source, 0 if dim is None else dim, values, keepdim=keepdim and dim is not None, out_index=index,
-           acc=_extreme_dtype(x))
+    reduce(
+        name,
+        source,
+        0 if dim is None else dim,
+        values,
+        keepdim=keepdim and dim is not None,
+        out_index=index,
+        acc=_extreme_dtype(x),
+    )
     return out
 
 
@@ -450,8 +529,9 @@ _NORMS = {2: "norm2", 1: "sum_abs", float("inf"): "amax_abs", float("-inf"): "am
 
 
 @aten("linalg_vector_norm.out")
-def vector_norm_out(x: torch.Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None,
-                    out: torch.Tensor) -> torch.Tensor:
+def vector_norm_out(
+    x: torch.Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, out: torch.Tensor
+) -> torch.Tensor:
     acc = accumulate_dtype(out.dtype)
     if ord == 0:
         return _run("sum", nonzero_mask(x), dim, keepdim, out, acc)
@@ -467,8 +547,9 @@ def norm_out(x: torch.Tensor, p: Any, dim: Any, keepdim: bool = False, *, out: t
 
 
 @aten("norm.dtype_out")
-def norm_dtype_out(x: torch.Tensor, p: Any, dim: Any, keepdim: bool = False, *, dtype: Any = None,
-                   out: torch.Tensor) -> torch.Tensor:
+def norm_dtype_out(
+    x: torch.Tensor, p: Any, dim: Any, keepdim: bool = False, *, dtype: Any = None, out: torch.Tensor
+) -> torch.Tensor:
     return vector_norm_out(x, 2 if p is None else p, dim, keepdim, out=out)
 
 
@@ -477,8 +558,9 @@ SCALE = define(Operation("scale", ("x",), "x * factor", ("factor",)))
 SCALE_ROOT = define(Operation("scale_root", ("x",), "tl.sqrt_rn(x * factor)", ("factor",)))
 
 
-def variance(x: torch.Tensor, dim: Any, correction: float, keepdim: bool, *, root: bool
-             ) -> tuple[torch.Tensor, torch.Tensor]:
+def variance(
+    x: torch.Tensor, dim: Any, correction: float, keepdim: bool, *, root: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Variance (or its root) and mean along `dim`, in x's dtype: sum of squares about the mean."""
     dims = normalise_dims(dim, x.dim())
     acc = accumulate_dtype(x.dtype)
@@ -513,12 +595,14 @@ def std(x: torch.Tensor, dim: Any = None, *, correction: Any = None, keepdim: bo
 
 
 @aten("var_mean.correction")
-def var_mean(x: torch.Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False
-             ) -> tuple[torch.Tensor, torch.Tensor]:
+def var_mean(
+    x: torch.Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     return variance(x, dim, _correction(correction), keepdim, root=False)
 
 
 @aten("std_mean.correction")
-def std_mean(x: torch.Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False
-             ) -> tuple[torch.Tensor, torch.Tensor]:
+def std_mean(
+    x: torch.Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
     return variance(x, dim, _correction(correction), keepdim, root=True)

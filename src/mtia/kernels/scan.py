@@ -19,8 +19,7 @@ TILE = 1024
 
 
 @triton.jit(do_not_specialize=["R", "N"])
-def mtia_scan(x_ptr, out_ptr, R, N, ROWS: tl.constexpr, WIDTH: tl.constexpr, PRODUCT: tl.constexpr,
-              ACC: tl.constexpr):
+def mtia_scan(x_ptr, out_ptr, R, N, ROWS: tl.constexpr, WIDTH: tl.constexpr, PRODUCT: tl.constexpr, ACC: tl.constexpr):
     """Inclusive scan of rows of N elements."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     before = tl.full((ROWS,), 1 if PRODUCT else 0, ACC)
@@ -52,8 +51,16 @@ def scan(x: torch.Tensor, dim: int, out: torch.Tensor, *, product: bool) -> torc
     n_rows = rows.numel() // n
     height = min(max(1, TILE // width), next_power_of_2(n_rows))
     kind: Any = accumulate_dtype(out.dtype)
-    mtia_scan[(ceil_div(n_rows, height),)](rows, result, n_rows, n, ROWS=height, WIDTH=width, PRODUCT=product,
-                                           ACC=getattr(tl, triton_name(kind).removeprefix("tl.")))
+    mtia_scan[(ceil_div(n_rows, height),)](
+        rows,
+        result,
+        n_rows,
+        n,
+        ROWS=height,
+        WIDTH=width,
+        PRODUCT=product,
+        ACC=getattr(tl, triton_name(kind).removeprefix("tl.")),
+    )
     if not direct:
         copy_strided(out.movedim(dim, -1), result)
     return out

@@ -28,18 +28,27 @@ def _key_lines(k: Emitter, half: str, flip: str) -> list[str]:
     """`key`: int64 in 32-bit range that orders as x does."""
     kind = k.names["x"]
     if kind in ("tl.float32", "tl.float16", "tl.bfloat16"):
-        lines = [f"x = {k.load('x', cast='tl.float32')}", "x = tl.where(x == 0, 0.0, x)",
-                 "b = x.to(tl.int32, bitcast=True)", "b = b ^ ((b >> 31) & 0x7fffffff)",
-                 "key = tl.where(x != x, 0x7fffffff, b).to(tl.int64)"]
+        lines = [
+            f"x = {k.load('x', cast='tl.float32')}",
+            "x = tl.where(x == 0, 0.0, x)",
+            "b = x.to(tl.int32, bitcast=True)",
+            "b = b ^ ((b >> 31) & 0x7fffffff)",
+            "key = tl.where(x != x, 0x7fffffff, b).to(tl.int64)",
+        ]
     else:
         lines = [f"x = {k.load('x', cast=kind)}"]
         if kind == "tl.float64":
-            lines += ["x = tl.where(x == 0, 0.0, x)", "b = x.to(tl.int64, bitcast=True)",
-                      "b = b ^ ((b >> 63) & 0x7fffffffffffffff)", "b = tl.where(x != x, 0x7fffffffffffffff, b)"]
+            lines += [
+                "x = tl.where(x == 0, 0.0, x)",
+                "b = x.to(tl.int64, bitcast=True)",
+                "b = b ^ ((b >> 63) & 0x7fffffffffffffff)",
+                "b = tl.where(x != x, 0x7fffffffffffffff, b)",
+            ]
         else:
             lines += ["b = x.to(tl.int64)"]
-        lines += {"all": ["key = b"], "upper": ["key = b >> 32"],
-                  "lower": ["key = (b & 0xffffffff) - 0x80000000"]}[half]
+        lines += {"all": ["key = b"], "upper": ["key = b >> 32"], "lower": ["key = (b & 0xffffffff) - 0x80000000"]}[
+            half
+        ]
     return [*lines, *(["key = -1 - key"] if flip == "down" else [])]
 
 
@@ -60,7 +69,7 @@ def mtia_sort_rows(x_ptr, out_ptr, N, N_OUT, WIDTH: tl.constexpr):
     """One row of up to WIDTH packed entries a program; the first N_OUT are kept."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, WIDTH)
-    x = tl.load(x_ptr + row * N + column, mask=column < N, other=0x7fffffffffffffff)
+    x = tl.load(x_ptr + row * N + column, mask=column < N, other=0x7FFFFFFFFFFFFFFF)
     y = tl.sort(x)
     tl.store(out_ptr + row * N_OUT + column, y, mask=column < N_OUT)
 
@@ -140,8 +149,9 @@ def order_rows(rows: torch.Tensor, n_out: int, descending: bool) -> torch.Tensor
     return gather_out(by_lower, 1, by_upper, out=torch.empty_like(by_upper))
 
 
-def _ordered(x: torch.Tensor, n_out: int, dim: int, descending: bool, values: torch.Tensor,
-             indices: torch.Tensor) -> None:
+def _ordered(
+    x: torch.Tensor, n_out: int, dim: int, descending: bool, values: torch.Tensor, indices: torch.Tensor
+) -> None:
     shape = list(x.shape)
     if x.dim():
         dim %= x.dim()
@@ -165,22 +175,38 @@ def _ordered(x: torch.Tensor, n_out: int, dim: int, descending: bool, values: to
 
 
 @aten("sort.values_stable")
-def sort_out(x: torch.Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False,
-             values: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def sort_out(
+    x: torch.Tensor,
+    *,
+    stable: bool | None = None,
+    dim: int = -1,
+    descending: bool = False,
+    values: torch.Tensor,
+    indices: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     _ordered(x, x.shape[dim] if x.dim() else 1, dim, descending, values, indices)
     return values, indices
 
 
 @aten("topk.values")
-def topk_out(x: torch.Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True, *,
-             values: torch.Tensor, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def topk_out(
+    x: torch.Tensor,
+    k: int,
+    dim: int = -1,
+    largest: bool = True,
+    sorted: bool = True,
+    *,
+    values: torch.Tensor,
+    indices: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
     _ordered(x, k, dim, largest, values, indices)
     return values, indices
 
 
 @aten("kthvalue.values")
-def kthvalue_out(x: torch.Tensor, k: int, dim: int = -1, keepdim: bool = False, *, values: torch.Tensor,
-                 indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def kthvalue_out(
+    x: torch.Tensor, k: int, dim: int = -1, keepdim: bool = False, *, values: torch.Tensor, indices: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     ordered: tuple[Any, Any] = torch.sort(x, dim=dim, stable=True)
     for out, found in zip((values, indices), ordered, strict=True):
         piece = found.narrow(dim, k - 1, 1) if keepdim else found.select(dim, k - 1)

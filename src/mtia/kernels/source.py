@@ -26,9 +26,13 @@ def jit_from_source(name: str, source: str, integers: tuple[str, ...] = ()) -> A
     """
     text = _HEADER + source
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    filename = f"/mtia/kernels/generated/{name}.{digest}.py"       # the prefix marks it as ours, not a user's
+    filename = f"/mtia/kernels/generated/{name}.{digest}.py"  # the prefix marks it as ours, not a user's
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
-    namespace: dict[str, Any] = {"tl": tl, "libdevice": libdevice, "fn": functions,
-                                 "__name__": "mtia.kernels.generated"}
+    namespace: dict[str, Any] = {
+        "tl": tl,
+        "libdevice": libdevice,
+        "fn": functions,
+        "__name__": "mtia.kernels.generated",
+    }
     exec(compile(text, filename, "exec"), namespace)
     return triton.jit(namespace[name], do_not_specialize=list(integers))

@@ -20,7 +20,7 @@ from mtia.chips.spec import ChipSpec
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 
 MOST_CANDIDATES = 4
-MINOR_FRAC = 0.25          # weight of what does not bind, in the order of candidates
+MINOR_FRAC = 0.25  # weight of what does not bind, in the order of candidates
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,7 @@ def chip_or_none() -> ChipSpec | None:
     if os.environ.get("TRITON_INTERPRET") == "1":
         return None
     from mtia.host_runtime import silicon
+
     return silicon.chip()
 
 
@@ -49,8 +50,11 @@ def band_rows() -> int:
 
 def plain_tiling(M: int, N: int, K: int) -> Tiling:
     """A sound choice without a chip to ask: square-ish 64s, smaller where the matrix is."""
-    return Tiling(m=min(64, max(16, next_power_of_2(M))), n=min(64, max(16, next_power_of_2(N))),
-                  k=min(64, max(16, next_power_of_2(K))))
+    return Tiling(
+        m=min(64, max(16, next_power_of_2(M))),
+        n=min(64, max(16, next_power_of_2(N))),
+        k=min(64, max(16, next_power_of_2(K))),
+    )
 
 
 def legal_tilings(B: int, M: int, N: int, K: int, dtype: torch.dtype, spec: ChipSpec) -> list[Tiling]:
@@ -59,11 +63,16 @@ def legal_tilings(B: int, M: int, N: int, K: int, dtype: torch.dtype, spec: Chip
     Few, spread over the useful range, the most promising (enough programs for the grid, deep steps) first.
     """
     size = dtype.itemsize
-    rows = sorted({min(m, next_power_of_2(M)) for m in (16, 32, 64, 128)})     # a vector is not padded to a block
+    rows = sorted({min(m, next_power_of_2(M)) for m in (16, 32, 64, 128)})  # a vector is not padded to a block
     columns = sorted({min(n, max(16, next_power_of_2(N))) for n in (16, 32, 64, 128)})
     depths = sorted({min(k, max(16, next_power_of_2(K))) for k in (64, 128, 256)})
-    fitting = [Tiling(m, n, k) for m in rows for n in columns for k in depths
-               if _bytes(m, n, k, size) <= spec.pe.local_memory_bytes]
+    fitting = [
+        Tiling(m, n, k)
+        for m in rows
+        for n in columns
+        for k in depths
+        if _bytes(m, n, k, size) <= spec.pe.local_memory_bytes
+    ]
     return sorted(fitting, key=lambda t: _estimate(t, B, M, N, K, dtype, spec))[:MOST_CANDIDATES]
 
 
@@ -109,8 +118,9 @@ _ENGINE_TYPES = {torch.int8: "int8", torch.uint8: "int8", torch.float16: "fp16",
 _chosen: dict[tuple, Tiling] = {}
 
 
-def choose_tiling(B: int, M: int, N: int, K: int, dtype: torch.dtype, kind: tuple,
-                  time_of: Callable[[Tiling], float]) -> Tiling:
+def choose_tiling(
+    B: int, M: int, N: int, K: int, dtype: torch.dtype, kind: tuple, time_of: Callable[[Tiling], float]
+) -> Tiling:
     """The legal tiling with the least simulated time; `kind` tells apart what else the kernel does (layouts, bias)."""
     spec = chip_or_none()
     if spec is None:
@@ -122,8 +132,9 @@ def choose_tiling(B: int, M: int, N: int, K: int, dtype: torch.dtype, kind: tupl
     return _chosen[key]
 
 
-def _search(B: int, M: int, N: int, K: int, dtype: torch.dtype, spec: ChipSpec, time_of: Callable[[Tiling], float],
-            key: tuple) -> Tiling:
+def _search(
+    B: int, M: int, N: int, K: int, dtype: torch.dtype, spec: ChipSpec, time_of: Callable[[Tiling], float], key: tuple
+) -> Tiling:
     candidates = legal_tilings(B, M, N, K, dtype, spec) or [plain_tiling(M, N, K)]
     best = min(candidates, key=time_of) if len(candidates) > 1 else candidates[0]
     _to_disk(key, best)

@@ -24,21 +24,46 @@ _INTEGERS = ["M", "N", "K", "x_m", "x_k", "w_k", "w_n", "o_m", "o_n"]
 
 
 @triton.jit(do_not_specialize=_INTEGERS)
-def mtia_fc_weight_stationary(x_ptr, w_ptr, out_ptr, M, N, K, x_m, x_k, w_k, w_n, o_m, o_n, BM: tl.constexpr,
-                              BN: tl.constexpr, BK: tl.constexpr, ACC: tl.constexpr):
+def mtia_fc_weight_stationary(
+    x_ptr,
+    w_ptr,
+    out_ptr,
+    M,
+    N,
+    K,
+    x_m,
+    x_k,
+    w_k,
+    w_n,
+    o_m,
+    o_n,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    ACC: tl.constexpr,
+):
     """out[M, N] += x[M, BK] @ w[BK, BN] for one panel; program i takes split i modulo the splits of K."""
     splits = tl.cdiv(K, BK)
     depth = (tl.program_id(0) % splits) * BK + tl.arange(0, BK)
     columns = (tl.program_id(0) // splits) * BN + tl.arange(0, BN)
-    panel = tl.load(w_ptr + depth[:, None] * w_k + columns[None, :] * w_n,
-                    mask=(depth < K)[:, None] & (columns < N)[None, :], other=0.0)
+    panel = tl.load(
+        w_ptr + depth[:, None] * w_k + columns[None, :] * w_n,
+        mask=(depth < K)[:, None] & (columns < N)[None, :],
+        other=0.0,
+    )
     for first in range(0, M, BM):
         rows = first + tl.arange(0, BM)
-        x = tl.load(x_ptr + rows[:, None] * x_m + depth[None, :] * x_k, mask=(rows < M)[:, None] & (depth < K)[None, :],
-                    other=0.0)
+        x = tl.load(
+            x_ptr + rows[:, None] * x_m + depth[None, :] * x_k,
+            mask=(rows < M)[:, None] & (depth < K)[None, :],
+            other=0.0,
+        )
         part = tl.dot(x, panel, out_dtype=ACC)
-        tl.atomic_add(out_ptr + rows[:, None] * o_m + columns[None, :] * o_n, part,
-                      mask=(rows < M)[:, None] & (columns < N)[None, :])
+        tl.atomic_add(
+            out_ptr + rows[:, None] * o_m + columns[None, :] * o_n,
+            part,
+            mask=(rows < M)[:, None] & (columns < N)[None, :],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +80,7 @@ def choose_panel(M: int, N: int, K: int, element_bytes: int, spec: ChipSpec) -> 
 
     Must fit local memory: the panel once, two slots of activations, two of 32-bit partial sums.
     """
+
     def fits(p: Panel) -> bool:
         panel, step = p.k * p.n * element_bytes, p.m * (p.k * element_bytes + p.n * 4)
         return panel + 2 * step <= spec.pe.local_memory_bytes
@@ -68,8 +94,9 @@ def choose_panel(M: int, N: int, K: int, element_bytes: int, spec: ChipSpec) -> 
     return min((p for p in panels if fits(p)), key=rank)
 
 
-def launch_arguments(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor,
-                     spec: ChipSpec) -> tuple[tuple[int, int, int], tuple[Any, ...], dict[str, Any]]:
+def launch_arguments(
+    x: torch.Tensor, w: torch.Tensor, out: torch.Tensor, spec: ChipSpec
+) -> tuple[tuple[int, int, int], tuple[Any, ...], dict[str, Any]]:
     """Grid, arguments and constants of `mtia_fc_weight_stationary` for x[M, K], w[K, N], out[M, N] of zeros."""
     M, K = x.shape
     N = w.shape[1]
@@ -82,6 +109,7 @@ def launch_arguments(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor,
 def fc_weight_stationary(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """x[M, K] @ w[K, N] in the accumulator's type (int8 in int32, floats in float32)."""
     from mtia.host_runtime import silicon
+
     kind = torch.float32 if x.dtype.is_floating_point else torch.int32
     out = torch.zeros((x.shape[0], w.shape[1]), dtype=kind, device=x.device)
     grid, arguments, constants = launch_arguments(x, w, out, silicon.chip())

@@ -17,13 +17,13 @@ from mtia.program.types import Location, Value
 class Unit(StrEnum):
     """The engines of a PE (facts 2.2)."""
 
-    CORE = "core"            # scalar RISC-V core: scalars, addresses, loop control, command issue
-    VECTOR = "vector"        # vector RISC-V core
-    SFU = "sfu"              # SIMD engine / special function unit
-    MLU = "mlu"              # memory layout unit
-    DPE = "dpe"              # dot product engine with reduction engine
-    DMA_IN = "dma_in"        # fabric interface, memory -> local memory
-    DMA_OUT = "dma_out"      # fabric interface, local memory -> memory
+    CORE = "core"  # scalar RISC-V core: scalars, addresses, loop control, command issue
+    VECTOR = "vector"  # vector RISC-V core
+    SFU = "sfu"  # SIMD engine / special function unit
+    MLU = "mlu"  # memory layout unit
+    DPE = "dpe"  # dot product engine with reduction engine
+    DMA_IN = "dma_in"  # fabric interface, memory -> local memory
+    DMA_OUT = "dma_out"  # fabric interface, local memory -> memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,6 +56,7 @@ class Command:
 
 
 # --- values that cost nothing by themselves -------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Constant(Command):
@@ -91,6 +92,7 @@ class Range(Command):
 
 # --- element-wise -----------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Elementwise(Command):
     """`op` on every element (names in `mtia.program.ops`). On scalars it runs on the scalar core.
@@ -116,6 +118,7 @@ class Convert(Command):
 
 
 # --- shape: descriptors on the vector core, or data movement on the memory layout unit -------------------------------
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Splat(Command):
@@ -196,6 +199,7 @@ class Histogram(Command):
 
 # --- reductions -------------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reduce(Command):
     """Operands reduced along `dim` by `combine` (args: accumulators then elements; yields: accumulators).
@@ -233,6 +237,7 @@ class Scan(Command):
 
 # --- dot product engine -----------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MatMul(Command):
     """result[.., M, N] = operands[2] + operands[0][.., M, K] @ operands[1][.., K, N]; accumulates in result's type.
@@ -257,6 +262,7 @@ class ScaledMatMul(Command):
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Load(Command):
@@ -297,6 +303,7 @@ class AtomicCas(Command):
 
 
 # --- control ----------------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class For(Command):
@@ -365,8 +372,35 @@ class Barrier(Command):
 
 
 COMMANDS: tuple[type[Command], ...] = (
-    Constant, ProgramId, NumPrograms, Range, Elementwise, Convert, Splat, ExpandDims, Broadcast, Reshape, Transpose,
-    Join, Split, Concat, Gather, Histogram, Reduce, Scan, MatMul, ScaledMatMul, Load, Store, AtomicRmw, AtomicCas, For,
-    While, If, Return, Assert, Print, Barrier,
+    Constant,
+    ProgramId,
+    NumPrograms,
+    Range,
+    Elementwise,
+    Convert,
+    Splat,
+    ExpandDims,
+    Broadcast,
+    Reshape,
+    Transpose,
+    Join,
+    Split,
+    Concat,
+    Gather,
+    Histogram,
+    Reduce,
+    Scan,
+    MatMul,
+    ScaledMatMul,
+    Load,
+    Store,
+    AtomicRmw,
+    AtomicCas,
+    For,
+    While,
+    If,
+    Return,
+    Assert,
+    Print,
+    Barrier,
 )
-

@@ -18,7 +18,7 @@ class Dataflow:
     index_values: frozenset[int]
     data_values: frozenset[int]
     data_dependent: bool
-    loaded_addresses: frozenset[int]         # indices of memory commands whose addresses depend on a load
+    loaded_addresses: frozenset[int]  # indices of memory commands whose addresses depend on a load
 
     def is_index_only(self, command: c.Command) -> bool:
         """The command only helps to compute addresses or control."""
@@ -38,15 +38,16 @@ def dataflow_of(program: TileProgram) -> Dataflow:
 
 
 def _analyse(program: TileProgram) -> Dataflow:
-    edges: dict[int, set[int]] = {}                             # everything a value depends on
-    data_edges: dict[int, set[int]] = {}                        # without addresses, masks, bounds and conditions
+    edges: dict[int, set[int]] = {}  # everything a value depends on
+    data_edges: dict[int, set[int]] = {}  # without addresses, masks, bounds and conditions
     _collect_edges(program.body, edges, data_edges)
     commands = program.commands
     index_values = _closure(_index_roots(commands), edges)
     data_values = _closure(_data_roots(commands), data_edges)
     loads = {r.id for cmd in commands if isinstance(cmd, c.Load | c.AtomicRmw | c.AtomicCas) for r in cmd.results}
-    moved = frozenset(cmd.index for cmd in commands if isinstance(cmd, _MEMORY)
-                      and _closure([cmd.operands[0].id], edges) & loads)
+    moved = frozenset(
+        cmd.index for cmd in commands if isinstance(cmd, _MEMORY) and _closure([cmd.operands[0].id], edges) & loads
+    )
     return Dataflow(frozenset(index_values), frozenset(data_values), bool(index_values & loads), moved)
 
 

@@ -15,8 +15,13 @@ from mtia.program import commands as c
 from mtia.program.program import CircularBuffer, TileProgram
 from mtia.program.types import Element
 
-_MATMUL_DTYPES = {Element.I8: "int8", Element.F16: "fp16", Element.BF16: "bf16", Element.F8E4M3: "fp8",
-                  Element.F8E5M2: "fp8"}
+_MATMUL_DTYPES = {
+    Element.I8: "int8",
+    Element.F16: "fp16",
+    Element.BF16: "bf16",
+    Element.F8E4M3: "fp8",
+    Element.F8E5M2: "fp8",
+}
 _FLOAT8 = (Element.F8E4M3, Element.F8E5M2)
 
 
@@ -27,10 +32,11 @@ def fit(program: TileProgram, spec: ChipSpec, *, strict: bool = True) -> TilePro
     buffers = share_buffers(program, spec.pe.circular_buffers)
     used = len({b.id for b in buffers})
     if used > spec.pe.circular_buffers and strict:
-        raise TooManyCircularBuffers(program.name, needed=used, limit=spec.pe.circular_buffers,
-                                     source=_source(spec, "pe.circular_buffers"))
+        raise TooManyCircularBuffers(
+            program.name, needed=used, limit=spec.pe.circular_buffers, source=_source(spec, "pe.circular_buffers")
+        )
     fitted = replace(program, buffers=_reduce_slots(program, buffers, spec.pe.local_memory_bytes, strict=strict))
-    for name in ("_plan", "_dataflow"):                         # what is known of the commands stays true
+    for name in ("_plan", "_dataflow"):  # what is known of the commands stays true
         if name in program.__dict__:
             object.__setattr__(fitted, name, program.__dict__[name])
     return fitted
@@ -49,12 +55,22 @@ def check_dtypes(program: TileProgram, spec: ChipSpec) -> None:
         if isinstance(command, c.MatMul):
             dtype = _MATMUL_DTYPES.get(command.operands[0].type.element)
             if dtype is not None and dtype not in supported:
-                raise UnsupportedDtype(f"{command.location}: kernel {program.name!r}, tl.dot", chip=spec.name,
-                                       dtype=dtype, supported=sorted(supported), since=_SINCE.get(dtype, ""))
+                raise UnsupportedDtype(
+                    f"{command.location}: kernel {program.name!r}, tl.dot",
+                    chip=spec.name,
+                    dtype=dtype,
+                    supported=sorted(supported),
+                    since=_SINCE.get(dtype, ""),
+                )
         for value in (*command.operands, *command.results):
             if value.type.element in _FLOAT8 and "fp8" not in supported:
-                raise UnsupportedDtype(f"{command.location}: kernel {program.name!r}, {value}", chip=spec.name,
-                                       dtype="fp8", supported=sorted(supported), since=_SINCE["fp8"])
+                raise UnsupportedDtype(
+                    f"{command.location}: kernel {program.name!r}, {value}",
+                    chip=spec.name,
+                    dtype="fp8",
+                    supported=sorted(supported),
+                    since=_SINCE["fp8"],
+                )
 
 
 _SINCE = {"fp8": "MTIA 300", "mx8": "MTIA 400", "mx4": "MTIA 400"}
@@ -66,12 +82,12 @@ def share_buffers(program: TileProgram, limit: int) -> tuple[CircularBuffer, ...
     if len(buffers) <= limit:
         return buffers
     spans = _lifetimes(program)
-    free_at: list[int] = []                                     # per shared buffer: last command that needs it
+    free_at: list[int] = []  # per shared buffer: last command that needs it
     shared = []
     for b in sorted(buffers, key=lambda b: spans[b.command]):
         start, end = spans[b.command]
         at = next((i for i, last in enumerate(free_at) if last < start), len(free_at))
-        free_at[at:at + 1] = [end]
+        free_at[at : at + 1] = [end]
         shared.append(replace(b, id=at))
     return tuple(sorted(shared, key=lambda b: b.command))
 
@@ -84,9 +100,13 @@ def _lifetimes(program: TileProgram) -> dict[int, tuple[int, int]]:
         yielded = [v.id for block in cmd.blocks for v in block.yields]
         for value in (*(o.id for o in cmd.operands), *yielded):
             last_use[value] = max(last_use.get(value, 0), cmd.index)
-    return {b.command: (min(b.command, produced.get(b.value_id, b.command)) if _drains(program, b) else b.command,
-                        b.command if _drains(program, b) else last_use.get(b.value_id, b.command))
-            for b in program.buffers}
+    return {
+        b.command: (
+            min(b.command, produced.get(b.value_id, b.command)) if _drains(program, b) else b.command,
+            b.command if _drains(program, b) else last_use.get(b.value_id, b.command),
+        )
+        for b in program.buffers
+    }
 
 
 def _drains(program: TileProgram, buffer: CircularBuffer) -> bool:
@@ -100,8 +120,9 @@ def _total(buffers: Sequence[CircularBuffer]) -> int:
     return sum(largest.values())
 
 
-def _reduce_slots(program: TileProgram, buffers: Sequence[CircularBuffer], limit_bytes: int, *,
-                  strict: bool) -> tuple[CircularBuffer, ...]:
+def _reduce_slots(
+    program: TileProgram, buffers: Sequence[CircularBuffer], limit_bytes: int, *, strict: bool
+) -> tuple[CircularBuffer, ...]:
     """One slot less where it frees most, until all fit."""
     kept = list(buffers)
     while _total(kept) > limit_bytes:
@@ -111,8 +132,12 @@ def _reduce_slots(program: TileProgram, buffers: Sequence[CircularBuffer], limit
                 break
             largest = max(kept, key=lambda b: b.n_bytes)
             name = program.commands[largest.command].location
-            raise OutOfLocalMemory(f"kernel {program.name!r}", needed_bytes=_total(kept), limit_bytes=limit_bytes,
-                                   largest=f"cb{largest.id}: {largest.tile} at {name}")
+            raise OutOfLocalMemory(
+                f"kernel {program.name!r}",
+                needed_bytes=_total(kept),
+                limit_bytes=limit_bytes,
+                largest=f"cb{largest.id}: {largest.tile} at {name}",
+            )
         victim = max(candidates, key=lambda b: (b.tile.n_bytes, -b.command))
         kept = [replace(b, slots=b.slots - 1) if b.id == victim.id and b.slots == victim.slots else b for b in kept]
     return tuple(kept)

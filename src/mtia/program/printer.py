@@ -10,8 +10,20 @@ from mtia.program.program import TileProgram
 from mtia.program.types import Value
 
 WIDTH = 116
-_SKIPPED_FIELDS = {"index", "operands", "results", "location", "body", "before", "after", "then", "otherwise",
-                   "combine", "has_mask", "has_other"}
+_SKIPPED_FIELDS = {
+    "index",
+    "operands",
+    "results",
+    "location",
+    "body",
+    "before",
+    "after",
+    "then",
+    "otherwise",
+    "combine",
+    "has_mask",
+    "has_other",
+}
 
 
 def format_program(program: TileProgram, *, full: bool = False) -> str:
@@ -23,8 +35,10 @@ def format_program(program: TileProgram, *, full: bool = False) -> str:
 
 def _header(program: TileProgram) -> list[str]:
     parameters = ", ".join(f"{p.value}: {p.value.type}" for p in program.parameters)
-    return [f"program {program.name}({parameters})",
-            f"  # {program.buffer_bytes:,} bytes of circular buffers in each PE"]
+    return [
+        f"program {program.name}({parameters})",
+        f"  # {program.buffer_bytes:,} bytes of circular buffers in each PE",
+    ]
 
 
 def _wrapped(line: str) -> list[str]:

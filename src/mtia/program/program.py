@@ -29,7 +29,7 @@ class CircularBuffer:
 
     id: int
     value_id: int
-    command: int                 # index of the Load / Store that fills or drains it
+    command: int  # index of the Load / Store that fills or drains it
     tile: TileType
     slots: int
 

@@ -10,7 +10,7 @@ from math import prod
 class Element(Enum):
     """An element type: the name printed in programs and its size in bits."""
 
-    I1 = ("i1", 8)               # held as one byte, as PyTorch's bool
+    I1 = ("i1", 8)  # held as one byte, as PyTorch's bool
     I8 = ("i8", 8)
     I16 = ("i16", 16)
     I32 = ("i32", 32)

@@ -101,6 +101,7 @@ class MtiaBackend(BaseBackend):
 
     def get_module_map(self) -> dict[str, ModuleType]:
         from mtia.triton_backend import libdevice
+
         return {"triton.language.extra.libdevice": libdevice}
 
     def load_dialects(self, ctx: ir.context) -> None:
@@ -108,8 +109,10 @@ class MtiaBackend(BaseBackend):
 
     def add_stages(self, stages: dict, options: MtiaOptions, language: Language) -> None:
         if language is not Language.TRITON:
-            raise NotImplementedError("the mtia back end compiles Triton, not Gluon: Gluon kernels are written for one "
-                                      "vendor's GPU layouts. Write the kernel with triton.language.")
+            raise NotImplementedError(
+                "the mtia back end compiles Triton, not Gluon: Gluon kernels are written for one "
+                "vendor's GPU layouts. Write the kernel with triton.language."
+            )
         stages["ttir"] = lambda module, metadata: run_ttir_passes(module)
         stages["mtia"] = lambda module, metadata: make_binary(module, metadata, options)
 
@@ -134,7 +137,7 @@ def run_ttir_passes(module: Any) -> Any:
 def make_binary(module: Any, metadata: dict, options: MtiaOptions) -> bytes:
     program = lower_module(str(module), num_stages=options.num_stages * max(1, options.cb_multiplier))
     metadata["name"] = program.name
-    metadata["shared"] = max(1, program.buffer_bytes)           # Triton's word for on-chip memory; never zero (B3)
+    metadata["shared"] = max(1, program.buffer_bytes)  # Triton's word for on-chip memory; never zero (B3)
     return pickle.dumps(program)
 
 

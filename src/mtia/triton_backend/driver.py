@@ -19,10 +19,17 @@ class MtiaUtils:
     @staticmethod
     def get_device_properties(device: int) -> dict[str, int]:
         from mtia.host_runtime import silicon
+
         spec = silicon.chip()
-        return {"max_shared_mem": 1 << 40, "multiprocessor_count": spec.grid.n_pes, "warpSize": WARP_SIZE,
-                "sm_clock_rate": int(spec.clock_hz / 1e3), "max_num_regs": 65536, "mem_clock_rate": 1,
-                "mem_bus_width": 1}
+        return {
+            "max_shared_mem": 1 << 40,
+            "multiprocessor_count": spec.grid.n_pes,
+            "warpSize": WARP_SIZE,
+            "sm_clock_rate": int(spec.clock_hz / 1e3),
+            "max_num_regs": 65536,
+            "mem_clock_rate": 1,
+            "mem_bus_width": 1,
+        }
 
     @staticmethod
     def load_binary(name: str, kernel: bytes, shared: int, device: int) -> tuple[Any, TileProgram, int, int, int]:
@@ -45,9 +52,21 @@ class MtiaLauncher:
         self.file = getattr(getattr(getattr(src, "fn", None), "fn", None), "__code__", None)
         self.names = names
 
-    def __call__(self, grid_x: int, grid_y: int, grid_z: int, stream: int, function: TileProgram, packed: Any,
-                 launch_metadata: Any, enter_hook: Any, exit_hook: Any, *args: Any) -> None:
+    def __call__(
+        self,
+        grid_x: int,
+        grid_y: int,
+        grid_z: int,
+        stream: int,
+        function: TileProgram,
+        packed: Any,
+        launch_metadata: Any,
+        enter_hook: Any,
+        exit_hook: Any,
+        *args: Any,
+    ) -> None:
         from mtia.host_runtime.launch import launch
+
         if enter_hook is not None:
             enter_hook(launch_metadata)
         launch(function, (grid_x, grid_y, grid_z), self.pick(args), stream)
@@ -66,6 +85,7 @@ def _argument_picker(types: Sequence[Any]) -> Callable[[Sequence[Any]], list[Any
         for type_, arg in zip(types, args, strict=True):
             _flatten(type_, arg, out)
         return out
+
     return pick
 
 
@@ -79,10 +99,12 @@ def _flatten(type_: Any, arg: Any, out: list[Any]) -> None:
         out.append(arg)
 
 
-def simulated_do_bench(call: Callable[[], Any], *, quantiles: Sequence[float] | None = None,
-                       **_: Any) -> float | list[float]:
+def simulated_do_bench(
+    call: Callable[[], Any], *, quantiles: Sequence[float] | None = None, **_: Any
+) -> float | list[float]:
     """Milliseconds of simulated time, from one run: every run of it takes the same."""
     from mtia.host_runtime.benchmark import simulated_ms
+
     ms = simulated_ms(call)
     return ms if quantiles is None else [ms] * len(quantiles)
 
@@ -105,22 +127,27 @@ class MtiaDriver(DriverBase):
 
     def get_current_device(self) -> int:
         import torch
+
         return torch.mtia.current_device()
 
     def set_current_device(self, device: int) -> None:
         import torch
+
         torch.mtia.set_device(device)
 
     def get_current_stream(self, device: int) -> int:
         import torch
+
         return torch._C._mtia_getCurrentRawStream(device)
 
     def get_device_capability(self, device: int | None = None) -> tuple[int, int]:
         import torch
+
         return torch.mtia.get_device_capability(device)
 
     def get_device_interface(self) -> Any:
         import torch
+
         return torch.mtia
 
     def map_python_to_cpp_type(self, ty: str) -> str:
@@ -131,6 +158,7 @@ class MtiaDriver(DriverBase):
 
     def get_active_torch_device(self) -> Any:
         import torch
+
         return torch.device("mtia", self.get_current_device())
 
     def get_benchmarker(self) -> Callable[..., Any]:
@@ -138,6 +166,7 @@ class MtiaDriver(DriverBase):
 
     def get_empty_cache_for_benchmark(self) -> Any:
         import torch
+
         return torch.empty(1, dtype=torch.int32, device=self.get_active_torch_device())
 
     def clear_cache(self, cache: Any) -> None:

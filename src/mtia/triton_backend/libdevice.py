@@ -41,8 +41,7 @@ def _table(name, n_args, returns=None):
 def _define(name: str, n_args: int, returns: str | None = None) -> None:
     def call(*args, _semantic=None):
         wide, _ = _promoted(args, _semantic)
-        result = core.extern_elementwise("", "", wide, _table(name, n_args, returns), is_pure=True,
-                                         _semantic=_semantic)
+        result = core.extern_elementwise("", "", wide, _table(name, n_args, returns), is_pure=True, _semantic=_semantic)
         return result if returns else _restore(result, args, _semantic)
 
     call.__name__ = call.__qualname__ = name
@@ -67,7 +66,7 @@ for _name in ("float2int_rn", "ilogb"):
 @core.extern
 def ldexp(arg0, arg1, _semantic=None):
     """arg0 * 2**arg1; arg1 is int32."""
-    assert _semantic is not None                                # Triton passes it to every extern
+    assert _semantic is not None  # Triton passes it to every extern
     exponent = _semantic.to_tensor(arg1).to(core.int32, _semantic=_semantic)
     table = {(core.dtype(f), core.dtype("int32")): ("mtia_ldexp", core.dtype(f)) for f in _FLOATS}
     return core.extern_elementwise("", "", [arg0, exponent], table, is_pure=True, _semantic=_semantic)
@@ -78,8 +77,10 @@ scalbn = ldexp
 
 def _integer_function(name: str, n_args: int, result: str | None) -> None:
     def call(*args, _semantic=None):
-        table = {tuple(core.dtype(i) for _ in range(n_args)): (f"mtia_{name}", core.dtype(result or i))
-                 for i in ("int32", "int64")}
+        table = {
+            tuple(core.dtype(i) for _ in range(n_args)): (f"mtia_{name}", core.dtype(result or i))
+            for i in ("int32", "int64")
+        }
         return core.extern_elementwise("", "", list(args), table, is_pure=True, _semantic=_semantic)
 
     call.__name__ = call.__qualname__ = name
@@ -94,11 +95,23 @@ _integer_function("mulhi", 2, None)
 
 @core.extern
 def float_as_int(arg0, _semantic=None):
-    return core.extern_elementwise("", "", [arg0], {(core.dtype("fp32"),): ("mtia_float_as_int", core.dtype("int32"))},
-                                   is_pure=True, _semantic=_semantic)
+    return core.extern_elementwise(
+        "",
+        "",
+        [arg0],
+        {(core.dtype("fp32"),): ("mtia_float_as_int", core.dtype("int32"))},
+        is_pure=True,
+        _semantic=_semantic,
+    )
 
 
 @core.extern
 def int_as_float(arg0, _semantic=None):
-    return core.extern_elementwise("", "", [arg0], {(core.dtype("int32"),): ("mtia_int_as_float", core.dtype("fp32"))},
-                                   is_pure=True, _semantic=_semantic)
+    return core.extern_elementwise(
+        "",
+        "",
+        [arg0],
+        {(core.dtype("int32"),): ("mtia_int_as_float", core.dtype("fp32"))},
+        is_pure=True,
+        _semantic=_semantic,
+    )

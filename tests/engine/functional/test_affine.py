@@ -19,8 +19,10 @@ STRIDES = st.integers(-40, 40)
 
 
 def lins(strides=STRIDES):
-    base = st.one_of(st.integers(-200, 200), st.lists(st.integers(-200, 200), min_size=PROGRAMS, max_size=PROGRAMS).map(
-        lambda xs: np.array(xs, np.int64)))
+    base = st.one_of(
+        st.integers(-200, 200),
+        st.lists(st.integers(-200, 200), min_size=PROGRAMS, max_size=PROGRAMS).map(lambda xs: np.array(xs, np.int64)),
+    )
     sparse = st.tuples(st.one_of(st.just(0), strides), st.one_of(st.just(0), strides))
     return st.builds(Lin, base, sparse)
 
@@ -39,13 +41,18 @@ def agree(cmd, held):
     assert torch.equal(actual, full(expected, cmd.result.type, PROGRAMS))
 
 
-@given(st.sampled_from(["addi", "subi", "muli", "divsi", "remsi", "maxsi", "minsi", "andi", "ori", "xori"]), lins(), lins())
+@given(
+    st.sampled_from(["addi", "subi", "muli", "divsi", "remsi", "maxsi", "minsi", "andi", "ori", "xori"]), lins(), lins()
+)
 def test_arithmetic(op, a, b):
     agree(command(op), [a, b])
 
 
-@given(st.sampled_from(["shli", "shrsi", "divsi", "remsi", "divui", "remui", "floordivsi", "ceildivsi"]), lins(st.integers(0, 8)),
-       st.integers(1, 9))
+@given(
+    st.sampled_from(["shli", "shrsi", "divsi", "remsi", "divui", "remui", "floordivsi", "ceildivsi"]),
+    lins(st.integers(0, 8)),
+    st.integers(1, 9),
+)
 def test_by_a_constant(op, a, constant):
     if op in ("divui", "remui"):
         a = Lin(np.abs(a.base) if isinstance(a.base, np.ndarray) else abs(a.base), a.strides)
@@ -75,6 +82,6 @@ def test_intersection_is_and(p, a, b, q, x, y):
 
 
 @settings(max_examples=200)
-@given(st.integers(-2**31, 2**31 - 1), st.integers(-2**31, 2**31 - 1))
+@given(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**31), 2**31 - 1))
 def test_products_wrap_like_32_bit_integers(a, b):
     agree(command("muli"), [Lin(a, (0, 0)), Lin(b, (0, 0))])

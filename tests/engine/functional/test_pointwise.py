@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mtia.engine.functional import pointwise
 from mtia.engine.functional.interpreter import round_to_tf32
 
-I32 = st.integers(-2**31, 2**31 - 1)
+I32 = st.integers(-(2**31), 2**31 - 1)
 
 
 def pair(a, b):
@@ -31,17 +31,25 @@ def test_unsigned_32_bit_operations(a, b):
     assert int(pointwise.BINARY["shrui"](x, pair(b % 32, 0)[0])[0]) % 2**32 == ua >> b % 32
 
 
-@given(st.integers(-2**63, 2**63 - 1), st.integers(-2**63, 2**63 - 1))
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1))
 def test_unsigned_64_bit_high_product(a, b):
     x, y = torch.tensor([a]), torch.tensor([b])
     assert int(pointwise.BINARY["mulhiui"](x, y)[0]) % 2**64 == (a % 2**64) * (b % 2**64) >> 64
 
 
-@pytest.mark.parametrize(("predicate", "expected"), [
-    ("oeq", [True, False, False]), ("one", [False, True, False]), ("olt", [False, True, False]),
-    ("ueq", [True, False, True]), ("une", [False, True, True]), ("ult", [False, True, True]),
-    ("ord", [True, True, False]), ("uno", [False, False, True]),
-])
+@pytest.mark.parametrize(
+    ("predicate", "expected"),
+    [
+        ("oeq", [True, False, False]),
+        ("one", [False, True, False]),
+        ("olt", [False, True, False]),
+        ("ueq", [True, False, True]),
+        ("une", [False, True, True]),
+        ("ult", [False, True, True]),
+        ("ord", [True, True, False]),
+        ("uno", [False, False, True]),
+    ],
+)
 def test_float_comparisons_of_equal_less_and_nan(predicate, expected):
     a, b = torch.tensor([1.0, 1.0, torch.nan]), torch.tensor([1.0, 2.0, 1.0])
     assert pointwise.compare_floats(predicate, a, b).tolist() == expected
@@ -53,7 +61,7 @@ def test_every_float8_code_survives_a_round_trip(dtype):
     back = pointwise.to_float8(codes.to(torch.float32), dtype)
     values, again = codes.to(torch.float32), back.to(torch.float32)
     largest = pointwise._F8_LARGEST[dtype]
-    expected = torch.where(values.isinf(), torch.sign(values) * largest, values)     # infinities saturate
+    expected = torch.where(values.isinf(), torch.sign(values) * largest, values)  # infinities saturate
     assert torch.equal(again.nan_to_num(nan=-1.0), expected.nan_to_num(nan=-1.0))
 
 
@@ -77,7 +85,9 @@ def test_fma_rounds_once(a, b, c):
     result = float(pointwise.TERNARY["fma"](*(torch.tensor([v]) for v in (a, b, c)))[0])
     exact = Fraction(a) * Fraction(b) + Fraction(c)
     # double holds the exact product; its sum may round once before the final rounding
-    assert abs(Fraction(result) - exact) <= abs(exact) * Fraction(1, 2**24) * (1 + Fraction(1, 2**20)) + Fraction(1, 2**149)
+    assert abs(Fraction(result) - exact) <= abs(exact) * Fraction(1, 2**24) * (1 + Fraction(1, 2**20)) + Fraction(
+        1, 2**149
+    )
 
 
 def test_division_by_zero_lanes_do_not_raise():

@@ -54,7 +54,9 @@ def addptr(cmd: Elementwise, args: list[Held]) -> Held | None:
     pointee = cmd.operands[0].type.pointee
     assert pointee is not None
     n = pointee.n_bytes
-    return Lin(_wrap(a.base + b.base * n, Element.PTR), tuple(x + y * n for x, y in zip(a.strides, b.strides, strict=True)))
+    return Lin(
+        _wrap(a.base + b.base * n, Element.PTR), tuple(x + y * n for x, y in zip(a.strides, b.strides, strict=True))
+    )
 
 
 def mul(cmd: Elementwise, args: list[Held]) -> Held | None:
@@ -138,6 +140,7 @@ def _flat_numpy(function: Callable[[Base, Base], Base]) -> Rule:
             value = function(a.base, b.base)
             return Lin(int(value) if np.ndim(value) == 0 else value, a.strides)
         return None
+
     return rule
 
 
@@ -170,7 +173,7 @@ def select(cmd: Elementwise, args: list[Held]) -> Held | None:
     return Lin(np.where(condition, a.base, b.base), a.strides)
 
 
-_SIGNED = {"slt": (0, 0), "sle": (0, 1), "ult": (0, 0), "ule": (0, 1)}      # a < b: a - b < offset
+_SIGNED = {"slt": (0, 0), "sle": (0, 1), "ult": (0, 0), "ule": (0, 1)}  # a < b: a - b < offset
 
 
 def compare(cmd: Elementwise, args: list[Held]) -> Held | None:
@@ -211,10 +214,10 @@ def _compare_flat(predicate: str, d: Base) -> np.ndarray | bool:
 def _interval(predicate: str, base: Base, stride: int, n: int) -> tuple[Base, Base] | None:
     """Indices i in [0, n) with base + stride * i <predicate> 0."""
     if predicate in ("slt", "ult", "sle", "ule"):
-        offset = 1 if predicate.endswith("le") else 0           # base + s*i < offset
+        offset = 1 if predicate.endswith("le") else 0  # base + s*i < offset
         if stride > 0:
-            return 0, -((base - offset) // stride)              # i < ceil((offset - base) / stride)
-        return (base - offset) // -stride + 1, n                # i > (base - offset) / -stride
+            return 0, -((base - offset) // stride)  # i < ceil((offset - base) / stride)
+        return (base - offset) // -stride + 1, n  # i > (base - offset) / -stride
     if predicate == "eq":
         at = -base // stride
         exact = np.asarray(at * stride + base) == 0
@@ -231,9 +234,23 @@ def negate_mask(cmd: Elementwise, args: list[Held]) -> Held | None:
 _flat_xor = _flat_numpy(lambda a, b: a ^ b)
 
 RULES: dict[str, Rule] = {
-    "addi": add, "subi": sub, "muli": mul, "addptr": addptr, "shli": shift_left, "shrsi": shift_right,
-    "divsi": divide, "remsi": remainder, "divui": divide, "remui": remainder, "andi": bit_and,
-    "ori": _flat_numpy(lambda a, b: a | b), "xori": negate_mask, "select": select, "cmpi": compare,
-    "maxsi": _flat_numpy(np.maximum), "minsi": _flat_numpy(np.minimum),
-    "floordivsi": _flat_numpy(lambda a, b: a // b), "ceildivsi": _flat_numpy(lambda a, b: -(-a // b)),
+    "addi": add,
+    "subi": sub,
+    "muli": mul,
+    "addptr": addptr,
+    "shli": shift_left,
+    "shrsi": shift_right,
+    "divsi": divide,
+    "remsi": remainder,
+    "divui": divide,
+    "remui": remainder,
+    "andi": bit_and,
+    "ori": _flat_numpy(lambda a, b: a | b),
+    "xori": negate_mask,
+    "select": select,
+    "cmpi": compare,
+    "maxsi": _flat_numpy(np.maximum),
+    "minsi": _flat_numpy(np.minimum),
+    "floordivsi": _flat_numpy(lambda a, b: a // b),
+    "ceildivsi": _flat_numpy(lambda a, b: -(-a // b)),
 }

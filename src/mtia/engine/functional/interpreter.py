@@ -25,7 +25,7 @@ from mtia.program.types import Element, TileType, Value
 
 CHUNK_ELEMENTS = 1 << 18
 PARALLEL_WORK = 1 << 18
-MACS_PER_ELEMENT = 16        # multiply-adds a host core does in the time of one element's operation
+MACS_PER_ELEMENT = 16  # multiply-adds a host core does in the time of one element's operation
 
 Argument = int | float | bool
 
@@ -48,9 +48,9 @@ class Launch:
 class Plan:
     """What is known of a program before any launch: where pointers come from, its largest tile, how it must run."""
 
-    origins: dict[int, int] = field(default_factory=dict)       # value id -> parameter index
+    origins: dict[int, int] = field(default_factory=dict)  # value id -> parameter index
     largest_tile: int = 1
-    largest_work: int = 1                                       # of one command, in units of one element's operation
+    largest_work: int = 1  # of one command, in units of one element's operation
     n_values: int = 0
     sequential: bool = False
 
@@ -86,7 +86,7 @@ def _plan_block(block: c.Block, plan: Plan, *, in_while: bool) -> None:
             _plan_block(inner, plan, in_while=in_while or isinstance(command, c.While))
         if isinstance(command, c.For | c.While | c.If) and not isinstance(command, c.For):
             for inner in command.blocks[-1:]:
-                _join_origins(inner.yields[-len(command.results):] if command.results else (), command.results, plan)
+                _join_origins(inner.yields[-len(command.results) :] if command.results else (), command.results, plan)
 
 
 def _matmul_work(command: c.Command) -> int:
@@ -146,7 +146,7 @@ class Interpreter:
         self.plan = plan
         self.first = first
         self.n = n
-        self.active: np.ndarray | None = None                   # bool [P]; None: all
+        self.active: np.ndarray | None = None  # bool [P]; None: all
         self.env: list[Held | None] = [None] * plan.n_values
         self.flat_ids: np.ndarray | None = None
 
@@ -214,25 +214,30 @@ class Interpreter:
     def active_tensor(self, ndim: int) -> torch.Tensor | None:
         return None if self.active is None else torch.from_numpy(self.active).view(-1, *([1] * ndim))
 
-    def elementwise_access(self, pointer: Value,
-                            mask: Box | torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def elementwise_access(
+        self, pointer: Value, mask: Box | torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Addresses int64 [P or 1, *shape] and mask of the same shape, contiguous."""
         address = self.full(pointer)
         if mask is None and self.active is None:
             return address.contiguous(), None
-        selected = torch.ones([1] * (address.ndim), dtype=torch.bool) if mask is None else \
-            dense(mask, _mask_type(pointer.type))
+        selected = (
+            torch.ones([1] * (address.ndim), dtype=torch.bool)
+            if mask is None
+            else dense(mask, _mask_type(pointer.type))
+        )
         active = self.active_tensor(len(pointer.type.shape))
         if active is not None:
             selected = selected & active
         address, selected = torch.broadcast_tensors(address, selected)
         return address.contiguous(), selected.contiguous()
 
-    def scatter_operands(self, pointer: Value, mask: Box | torch.Tensor | None,
-                          value: Value) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    def scatter_operands(
+        self, pointer: Value, mask: Box | torch.Tensor | None, value: Value
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
         address, selected = self.elementwise_access(pointer, mask)  # type: ignore[attr-defined]
         data = self.full(value)
-        n = self.n                                                  # every program writes, whether or not values differ
+        n = self.n  # every program writes, whether or not values differ
         address = address.expand(n, *address.shape[1:]).contiguous()
         selected = None if selected is None else selected.expand(address.shape).contiguous()
         return address, selected, data.expand(address.shape).contiguous()
@@ -264,7 +269,6 @@ class Interpreter:
         self.active = outer
 
 
-
 def hold_argument(type_: TileType, argument: Argument) -> Held:
     if type_.element.is_float:
         return torch.tensor([float(argument)], dtype=torch.float64).to(TORCH_DTYPE[type_.element])
@@ -279,10 +283,12 @@ def handles(cls: type[c.Command]) -> Callable[[Callable], Callable]:
     def register(function: Callable) -> Callable:
         HANDLERS[cls] = function
         return function
+
     return register
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
+
 
 @handles(c.Constant)
 def _constant(self: Interpreter, cmd: c.Constant, env: list) -> None:
@@ -326,8 +332,12 @@ def _elementwise(self: Interpreter, cmd: c.Elementwise, env: list) -> None:
             env[cmd.result.id] = result
             return
     if cmd.op not in pointwise.OPERATIONS and cmd.op not in ("cmpi", "cmpf"):
-        raise UnsupportedOperation(cmd.op, kernel=self.launch.program.name, line=str(cmd.location),
-                                   detail="the functional simulator has no such element-wise operation")
+        raise UnsupportedOperation(
+            cmd.op,
+            kernel=self.launch.program.name,
+            line=str(cmd.location),
+            detail="the functional simulator has no such element-wise operation",
+        )
     tensors = [dense(h, o.type) for h, o in zip(held, cmd.operands, strict=True)]
     if cmd.op == "addptr":
         pointee = cmd.operands[0].type.pointee
@@ -340,8 +350,13 @@ def _elementwise(self: Interpreter, cmd: c.Elementwise, env: list) -> None:
 def _convert(self: Interpreter, cmd: c.Convert, env: list) -> None:
     held = env[cmd.operands[0].id]
     source, target = cmd.operands[0].type, cmd.result.type
-    if isinstance(held, Lin) and not target.element.is_float and source.element is not Element.I1 and \
-            target.element is not Element.I1 and cmd.op in _LIN_CONVERSIONS:
+    if (
+        isinstance(held, Lin)
+        and not target.element.is_float
+        and source.element is not Element.I1
+        and target.element is not Element.I1
+        and cmd.op in _LIN_CONVERSIONS
+    ):
         env[cmd.result.id] = held
         return
     if isinstance(held, Lin) and held.is_flat and source.element is Element.I1 and cmd.op == "extui":
@@ -354,6 +369,7 @@ _LIN_CONVERSIONS = {"extsi", "extui", "trunci", "index_cast", "index_castui", "b
 
 
 # --- shape ------------------------------------------------------------------------------------------------------------
+
 
 def _unsqueezed(tensor: torch.Tensor, ndim: int) -> torch.Tensor:
     return tensor.view(tensor.shape[0], *([1] * ndim))
@@ -377,9 +393,9 @@ def _splat(self: Interpreter, cmd: c.Splat, env: list) -> None:
 def _expand_dims(self: Interpreter, cmd: c.ExpandDims, env: list) -> None:
     held = env[cmd.operands[0].id]
     if isinstance(held, Lin):
-        env[cmd.result.id] = Lin(held.base, (*held.strides[:cmd.dim], 0, *held.strides[cmd.dim:]))
+        env[cmd.result.id] = Lin(held.base, (*held.strides[: cmd.dim], 0, *held.strides[cmd.dim :]))
     elif isinstance(held, Box):
-        env[cmd.result.id] = Box((*held.bounds[:cmd.dim], None, *held.bounds[cmd.dim:]), held.flag)
+        env[cmd.result.id] = Box((*held.bounds[: cmd.dim], None, *held.bounds[cmd.dim :]), held.flag)
     else:
         env[cmd.result.id] = held.unsqueeze(cmd.dim + 1)
 
@@ -427,8 +443,9 @@ def _reshape(self: Interpreter, cmd: c.Reshape, env: list) -> None:
     env[cmd.result.id] = tensor.reshape(tensor.shape[0], *target)
 
 
-def _reshaped_strides(source: tuple[int, ...], strides: tuple[int, ...],
-                      target: tuple[int, ...]) -> tuple[int, ...] | None:
+def _reshaped_strides(
+    source: tuple[int, ...], strides: tuple[int, ...], target: tuple[int, ...]
+) -> tuple[int, ...] | None:
     """Strides after a reshape that only adds or drops dims of size 1 or splits a single dim."""
     kept = [(n, s) for n, s in zip(source, strides, strict=True) if n != 1]
     if [n for n, _ in kept] == [n for n in target if n != 1]:
@@ -497,8 +514,10 @@ def _histogram(self: Interpreter, cmd: c.Histogram, env: list) -> None:
 # --- reductions -------------------------------------------------------------------------------------------------------
 
 _REDUCERS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
-    "add": lambda x, d: x.sum(d, dtype=x.dtype), "mul": lambda x, d: x.prod(d, dtype=x.dtype),
-    "max_nan": lambda x, d: x.amax(d), "min_nan": lambda x, d: x.amin(d),
+    "add": lambda x, d: x.sum(d, dtype=x.dtype),
+    "mul": lambda x, d: x.prod(d, dtype=x.dtype),
+    "max_nan": lambda x, d: x.amax(d),
+    "min_nan": lambda x, d: x.amin(d),
 }
 
 
@@ -531,7 +550,7 @@ def _reduce(self: Interpreter, cmd: c.Reduce, env: list) -> None:
         env[cmd.result.id] = reducer(operands[0], cmd.dim + 1)
         return
     operands = _same_programs(operands)
-    while operands[0].shape[cmd.dim + 1] > 1:                   # neighbours pair up, so the order is kept
+    while operands[0].shape[cmd.dim + 1] > 1:  # neighbours pair up, so the order is kept
         evens, odds = (_every_other(operands, cmd.dim + 1, start) for start in (0, 1))
         operands = _combine(self, cmd.combine, evens, odds)
     for result, operand in zip(cmd.results, operands, strict=True):
@@ -548,8 +567,9 @@ def _every_other(tensors: list[torch.Tensor], dim: int, start: int) -> list[torc
     return [t[index] for t in tensors]
 
 
-def _combine(self: Interpreter, block: c.Block, left: list[torch.Tensor],
-             right: list[torch.Tensor]) -> list[torch.Tensor]:
+def _combine(
+    self: Interpreter, block: c.Block, left: list[torch.Tensor], right: list[torch.Tensor]
+) -> list[torch.Tensor]:
     """The combine region on whole tensors: its scalars are elements."""
     env = self.env
     for arg, tensor in zip(block.args, (*left, *right), strict=True):
@@ -562,12 +582,16 @@ def _combine(self: Interpreter, block: c.Block, left: list[torch.Tensor],
 def _region_result(held: Held | None, type_: TileType, shape: torch.Size) -> torch.Tensor:
     assert held is not None
     tensor = dense(held, type_)
-    return tensor.reshape(tensor.shape or (1,)).expand(shape) if tensor.ndim == len(shape) else \
-        tensor.view(-1, *([1] * (len(shape) - 1))).expand(shape)
+    return (
+        tensor.reshape(tensor.shape or (1,)).expand(shape)
+        if tensor.ndim == len(shape)
+        else tensor.view(-1, *([1] * (len(shape) - 1))).expand(shape)
+    )
 
 
 _SCANNERS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
-    "add": lambda x, d: x.cumsum(d, dtype=x.dtype), "mul": lambda x, d: x.cumprod(d, dtype=x.dtype),
+    "add": lambda x, d: x.cumsum(d, dtype=x.dtype),
+    "mul": lambda x, d: x.cumprod(d, dtype=x.dtype),
 }
 
 
@@ -595,6 +619,7 @@ def _doubling_scan(self: Interpreter, cmd: c.Scan, tensors: list[torch.Tensor], 
 
 
 # --- dot product engine -----------------------------------------------------------------------------------------------
+
 
 def round_to_tf32(x: torch.Tensor) -> torch.Tensor:
     """float32 rounded to 10 mantissa bits, to nearest even; infinities and NaN as they are."""
@@ -633,9 +658,10 @@ def _is_zero(x: torch.Tensor) -> bool:
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
+
 def held_mask(self: Interpreter, value: Value) -> Box | torch.Tensor:
     held = self.env[value.id]
-    if isinstance(held, Lin):                                   # scalar i1
+    if isinstance(held, Lin):  # scalar i1
         return Box((), bool(held.base) if isinstance(held.base, int) else held.base.astype(bool))
     assert held is not None
     return held
@@ -697,8 +723,7 @@ def _atomic_rmw(self: Interpreter, cmd: c.AtomicRmw, env: list) -> None:
     mask = held_mask(self, cmd.operands[2]) if cmd.has_mask else None
     value = cmd.operands[1]
     address, selected, data = self.scatter_operands(cmd.operands[0], mask, value)
-    old = memory.atomic(cmd.op, data, address, selected, value.type, self.allocation(cmd.operands[0]),
-                        self.place(cmd))
+    old = memory.atomic(cmd.op, data, address, selected, value.type, self.allocation(cmd.operands[0]), self.place(cmd))
     if cmd.results:
         env[cmd.result.id] = old if cmd.result.type.shape or value.type.element.is_float else _scalar_integer(old)
 
@@ -708,13 +733,15 @@ def _atomic_cas(self: Interpreter, cmd: c.AtomicCas, env: list) -> None:
     value = cmd.operands[2]
     address, _, desired = self.scatter_operands(cmd.operands[0], None, value)
     expected = self.full(cmd.operands[1]).expand(desired.shape).contiguous()
-    old = memory.compare_exchange(expected, desired, address, value.type, self.allocation(cmd.operands[0]),
-                                  self.place(cmd))
+    old = memory.compare_exchange(
+        expected, desired, address, value.type, self.allocation(cmd.operands[0]), self.place(cmd)
+    )
     if cmd.results:
         env[cmd.result.id] = old if cmd.result.type.shape or value.type.element.is_float else _scalar_integer(old)
 
 
 # --- control ----------------------------------------------------------------------------------------------------------
+
 
 def _merge(chosen: np.ndarray, new: Held | None, old: Held | None, type_: TileType) -> Held | None:
     """`new` in the chosen programs, `old` in the others; None stays None (the tracer leaves data out)."""
@@ -803,8 +830,10 @@ def _while(self: Interpreter, cmd: c.While, env: list) -> None:
             env[arg.id] = value
         self.block(cmd.after)
         new = [env[v.id] for v in cmd.after.yields]
-        held = [n if go_on.all() else _merge(go_on, n, h, a.type)
-                for n, h, a in zip(new, held, cmd.before.args, strict=True)]
+        held = [
+            n if go_on.all() else _merge(go_on, n, h, a.type)
+            for n, h, a in zip(new, held, cmd.before.args, strict=True)
+        ]
         running = go_on
     self.active = outer
     for result, value in zip(cmd.results, results, strict=True):
@@ -819,8 +848,12 @@ def _assert(self: Interpreter, cmd: c.Assert, env: list) -> None:
         ok = ok | ~active
     if not bool(ok.all()):
         program = int((~ok).flatten(1).any(1).nonzero()[0]) if ok.ndim > 1 else int((~ok).nonzero()[0])
-        raise KernelAssertion(self.launch.program.name, message=cmd.message, line=str(cmd.location),
-                              instance=self.place(cmd).instance(program))
+        raise KernelAssertion(
+            self.launch.program.name,
+            message=cmd.message,
+            line=str(cmd.location),
+            instance=self.place(cmd).instance(program),
+        )
 
 
 @handles(c.Print)

@@ -27,10 +27,40 @@ _P = ctypes.c_void_p
 def _functions() -> dict[str, Callable[..., int]]:
     lib = library()
     signatures = {
-        "mtia_load_blocks": [_P, _P, _I64, _I64, ctypes.c_int, _P, _P, _P, _P, _I64, _P, ctypes.c_int, _I64, _I64,
-                             _I64],
-        "mtia_store_blocks": [_P, _I64, _P, _I64, _I64, ctypes.c_int, _P, _P, _P, _P, _I64, _P, ctypes.c_int, _I64,
-                              _I64],
+        "mtia_load_blocks": [
+            _P,
+            _P,
+            _I64,
+            _I64,
+            ctypes.c_int,
+            _P,
+            _P,
+            _P,
+            _P,
+            _I64,
+            _P,
+            ctypes.c_int,
+            _I64,
+            _I64,
+            _I64,
+        ],
+        "mtia_store_blocks": [
+            _P,
+            _I64,
+            _P,
+            _I64,
+            _I64,
+            ctypes.c_int,
+            _P,
+            _P,
+            _P,
+            _P,
+            _I64,
+            _P,
+            ctypes.c_int,
+            _I64,
+            _I64,
+        ],
         "mtia_gather": [_P, _P, _I64, _P, ctypes.c_int, _I64, _I64, _I64],
         "mtia_scatter": [_P, _P, _I64, _P, ctypes.c_int, _I64, _I64],
         "mtia_atomic": [_P, _P, _P, _I64, _P, ctypes.c_int, ctypes.c_int, _I64, _I64],
@@ -86,8 +116,11 @@ class _Shape:
     def __init__(self, pointer: Lin, mask: Box | None, type_: TileType, n_programs: int) -> None:
         nd = len(type_.shape)
         self.nd = nd
-        self.base = np.array([pointer.base], np.int64) if isinstance(pointer.base, int) else \
-            np.ascontiguousarray(pointer.base, np.int64)
+        self.base = (
+            np.array([pointer.base], np.int64)
+            if isinstance(pointer.base, int)
+            else np.ascontiguousarray(pointer.base, np.int64)
+        )
         self.base_step = 0 if len(self.base) == 1 and n_programs != 1 else 1
         self.shape, self.stride = _dims(type_.shape, pointer.strides)
         self.lo, self.hi, self.bound_step = _bounds(mask, type_.shape, n_programs)
@@ -135,8 +168,16 @@ def _address(array: np.ndarray | None) -> int | None:
     return None if array is None else array.ctypes.data
 
 
-def load_blocks(pointer: Lin, mask: Box | None, active: np.ndarray | None, type_: TileType, n_programs: int,
-                fill: int, where: Allocation, place: Place) -> torch.Tensor:
+def load_blocks(
+    pointer: Lin,
+    mask: Box | None,
+    active: np.ndarray | None,
+    type_: TileType,
+    n_programs: int,
+    fill: int,
+    where: Allocation,
+    place: Place,
+) -> torch.Tensor:
     """[P or 1, *shape]: one copy for all programs where pointer and mask are the same for all."""
     flags = active_bytes(mask, active, n_programs)
     shared = isinstance(pointer.base, int) and flags is None and (mask is None or _is_shared(mask))
@@ -144,16 +185,30 @@ def load_blocks(pointer: Lin, mask: Box | None, active: np.ndarray | None, type_
     out = torch.empty((count, *type_.shape), dtype=TORCH_DTYPE[type_.element])
     s = _Shape(pointer, mask, type_, count)
     bad = _functions()["mtia_load_blocks"](
-        out.data_ptr(), _address(s.base), s.base_step, count, s.nd, _address(s.shape), _address(s.stride),
-        _address(s.lo), _address(s.hi), s.bound_step, _address(flags), type_.element.n_bytes, fill, where.start,
-        where.end)
+        out.data_ptr(),
+        _address(s.base),
+        s.base_step,
+        count,
+        s.nd,
+        _address(s.shape),
+        _address(s.stride),
+        _address(s.lo),
+        _address(s.hi),
+        s.bound_step,
+        _address(flags),
+        type_.element.n_bytes,
+        fill,
+        where.start,
+        where.end,
+    )
     if bad >= 0:
         raise _out_of_bounds(pointer, mask, type_, int(bad), where, place, "load")
     return out
 
 
-def prepared_load(pointer: Lin, mask: Box | None, active: np.ndarray | None, type_: TileType, n_programs: int,
-                  fill: int, place: Place) -> Callable[[int, Allocation], torch.Tensor]:
+def prepared_load(
+    pointer: Lin, mask: Box | None, active: np.ndarray | None, type_: TileType, n_programs: int, fill: int, place: Place
+) -> Callable[[int, Allocation], torch.Tensor]:
     """`load_blocks` with everything bound but the argument's address (`pointer` is relative to it)."""
     flags = active_bytes(mask, active, n_programs)
     shared = isinstance(pointer.base, int) and flags is None and (mask is None or _is_shared(mask))
@@ -161,8 +216,20 @@ def prepared_load(pointer: Lin, mask: Box | None, active: np.ndarray | None, typ
     s = _Shape(pointer, mask, type_, count)
     relative, base = s.base, np.empty_like(s.base)
     shape, dtype = (count, *type_.shape), TORCH_DTYPE[type_.element]
-    tail = (_address(base), s.base_step, count, s.nd, _address(s.shape), _address(s.stride), _address(s.lo),
-            _address(s.hi), s.bound_step, _address(flags), type_.element.n_bytes, fill)
+    tail = (
+        _address(base),
+        s.base_step,
+        count,
+        s.nd,
+        _address(s.shape),
+        _address(s.stride),
+        _address(s.lo),
+        _address(s.hi),
+        s.bound_step,
+        _address(flags),
+        type_.element.n_bytes,
+        fill,
+    )
     call, empty, add = _functions()["mtia_load_blocks"], torch.empty, np.add
 
     def load(address: int, where: Allocation, _keep: object = (s, flags)) -> torch.Tensor:
@@ -173,17 +240,30 @@ def prepared_load(pointer: Lin, mask: Box | None, active: np.ndarray | None, typ
             absolute = Lin(pointer.base + address, pointer.strides)
             raise _out_of_bounds(absolute, mask, type_, int(bad), where, place, "load")
         return out
+
     return load
 
 
-def prepared_store(pointer: Lin, mask: Box | None, active: np.ndarray | None, type_: TileType, n_programs: int,
-                   place: Place) -> Callable[[torch.Tensor, int, Allocation], None]:
+def prepared_store(
+    pointer: Lin, mask: Box | None, active: np.ndarray | None, type_: TileType, n_programs: int, place: Place
+) -> Callable[[torch.Tensor, int, Allocation], None]:
     """`store_blocks` with everything bound but the data and the argument's address."""
     s = _Shape(pointer, mask, type_, n_programs)
     flags = active_bytes(mask, active, n_programs)
     relative, base = s.base, np.empty_like(s.base)
-    tail = (_address(base), s.base_step, n_programs, s.nd, _address(s.shape), _address(s.stride), _address(s.lo),
-            _address(s.hi), s.bound_step, _address(flags), type_.element.n_bytes)
+    tail = (
+        _address(base),
+        s.base_step,
+        n_programs,
+        s.nd,
+        _address(s.shape),
+        _address(s.stride),
+        _address(s.lo),
+        _address(s.hi),
+        s.bound_step,
+        _address(flags),
+        type_.element.n_bytes,
+    )
     call, add, n_elements = _functions()["mtia_store_blocks"], np.add, type_.n_elements
 
     def store(data: torch.Tensor, address: int, where: Allocation, _keep: object = (s, flags)) -> None:
@@ -192,6 +272,7 @@ def prepared_store(pointer: Lin, mask: Box | None, active: np.ndarray | None, ty
         if bad >= 0:
             absolute = Lin(pointer.base + address, pointer.strides)
             raise _out_of_bounds(absolute, mask, type_, int(bad), where, place, "store")
+
     return store
 
 
@@ -199,65 +280,142 @@ def _is_shared(mask: Box) -> bool:
     return all(b is None or (isinstance(b[0], int) and isinstance(b[1], int)) for b in mask.bounds)
 
 
-def store_blocks(data: torch.Tensor, pointer: Lin, mask: Box | None, active: np.ndarray | None, type_: TileType,
-                 n_programs: int, where: Allocation, place: Place) -> None:
+def store_blocks(
+    data: torch.Tensor,
+    pointer: Lin,
+    mask: Box | None,
+    active: np.ndarray | None,
+    type_: TileType,
+    n_programs: int,
+    where: Allocation,
+    place: Place,
+) -> None:
     """data: contiguous [P or 1, *shape]."""
     s = _Shape(pointer, mask, type_, n_programs)
     flags = active_bytes(mask, active, n_programs)
     in_step = type_.n_elements if data.shape[0] != 1 else 0
     bad = _functions()["mtia_store_blocks"](
-        data.data_ptr(), in_step, _address(s.base), s.base_step, n_programs, s.nd, _address(s.shape),
-        _address(s.stride), _address(s.lo), _address(s.hi), s.bound_step, _address(flags), type_.element.n_bytes,
-        where.start, where.end)
+        data.data_ptr(),
+        in_step,
+        _address(s.base),
+        s.base_step,
+        n_programs,
+        s.nd,
+        _address(s.shape),
+        _address(s.stride),
+        _address(s.lo),
+        _address(s.hi),
+        s.bound_step,
+        _address(flags),
+        type_.element.n_bytes,
+        where.start,
+        where.end,
+    )
     if bad >= 0:
         raise _out_of_bounds(pointer, mask, type_, int(bad), where, place, "store")
 
 
-def gather(address: torch.Tensor, mask: torch.Tensor | None, type_: TileType, fill: int, where: Allocation,
-           place: Place) -> torch.Tensor:
+def gather(
+    address: torch.Tensor, mask: torch.Tensor | None, type_: TileType, fill: int, where: Allocation, place: Place
+) -> torch.Tensor:
     """address: contiguous int64 [P, *shape]; mask: contiguous bool, same shape."""
     out = torch.empty(address.shape, dtype=TORCH_DTYPE[type_.element])
-    bad = _functions()["mtia_gather"](out.data_ptr(), address.data_ptr(), address.numel(),
-                                      None if mask is None else mask.data_ptr(), type_.element.n_bytes, fill,
-                                      where.start, where.end)
+    bad = _functions()["mtia_gather"](
+        out.data_ptr(),
+        address.data_ptr(),
+        address.numel(),
+        None if mask is None else mask.data_ptr(),
+        type_.element.n_bytes,
+        fill,
+        where.start,
+        where.end,
+    )
     if bad >= 0:
         raise _out_of_bounds_element(address, int(bad), type_, where, place, "load")
     return out
 
 
-def scatter(data: torch.Tensor, address: torch.Tensor, mask: torch.Tensor | None, type_: TileType, where: Allocation,
-            place: Place) -> None:
+def scatter(
+    data: torch.Tensor,
+    address: torch.Tensor,
+    mask: torch.Tensor | None,
+    type_: TileType,
+    where: Allocation,
+    place: Place,
+) -> None:
     """Writes in program order, then element order: the last write to an address stays."""
-    bad = _functions()["mtia_scatter"](data.data_ptr(), address.data_ptr(), address.numel(),
-                                       None if mask is None else mask.data_ptr(), type_.element.n_bytes, where.start,
-                                       where.end)
+    bad = _functions()["mtia_scatter"](
+        data.data_ptr(),
+        address.data_ptr(),
+        address.numel(),
+        None if mask is None else mask.data_ptr(),
+        type_.element.n_bytes,
+        where.start,
+        where.end,
+    )
     if bad >= 0:
         raise _out_of_bounds_element(address, int(bad), type_, where, place, "store")
 
 
-_ATOMIC_KINDS = {Element.I32: 0, Element.I64: 1, Element.F32: 2, Element.F64: 3, Element.F16: 4, Element.BF16: 5,
-                 Element.I16: 6, Element.I8: 7}
+_ATOMIC_KINDS = {
+    Element.I32: 0,
+    Element.I64: 1,
+    Element.F32: 2,
+    Element.F64: 3,
+    Element.F16: 4,
+    Element.BF16: 5,
+    Element.I16: 6,
+    Element.I8: 7,
+}
 _ATOMIC_OPS = {"add": 0, "fadd": 0, "max": 1, "min": 2, "umax": 3, "umin": 4, "and": 5, "or": 6, "xor": 7, "exch": 8}
 
 
-def atomic(op: str, data: torch.Tensor, address: torch.Tensor, mask: torch.Tensor | None, type_: TileType,
-           where: Allocation, place: Place) -> torch.Tensor:
+def atomic(
+    op: str,
+    data: torch.Tensor,
+    address: torch.Tensor,
+    mask: torch.Tensor | None,
+    type_: TileType,
+    where: Allocation,
+    place: Place,
+) -> torch.Tensor:
     """The old values; updates happen in program order, so a run is repeatable."""
     old = torch.empty_like(data)
-    bad = _functions()["mtia_atomic"](old.data_ptr(), data.data_ptr(), address.data_ptr(), address.numel(),
-                                      None if mask is None else mask.data_ptr(), _ATOMIC_KINDS[type_.element],
-                                      _ATOMIC_OPS[op], where.start, where.end)
+    bad = _functions()["mtia_atomic"](
+        old.data_ptr(),
+        data.data_ptr(),
+        address.data_ptr(),
+        address.numel(),
+        None if mask is None else mask.data_ptr(),
+        _ATOMIC_KINDS[type_.element],
+        _ATOMIC_OPS[op],
+        where.start,
+        where.end,
+    )
     if bad >= 0:
         raise _out_of_bounds_element(address, int(bad), type_, where, place, "atomic")
     return old
 
 
-def compare_exchange(expected: torch.Tensor, desired: torch.Tensor, address: torch.Tensor, type_: TileType,
-                     where: Allocation, place: Place) -> torch.Tensor:
+def compare_exchange(
+    expected: torch.Tensor,
+    desired: torch.Tensor,
+    address: torch.Tensor,
+    type_: TileType,
+    where: Allocation,
+    place: Place,
+) -> torch.Tensor:
     old = torch.empty_like(desired)
-    bad = _functions()["mtia_compare_exchange"](old.data_ptr(), expected.data_ptr(), desired.data_ptr(),
-                                                address.data_ptr(), address.numel(), type_.element.n_bytes,
-                                                where.start, where.end)
+    bad = _functions()["mtia_compare_exchange"](
+        old.data_ptr(),
+        expected.data_ptr(),
+        desired.data_ptr(),
+        address.data_ptr(),
+        address.numel(),
+        type_.element.n_bytes,
+        where.start,
+        where.end,
+    )
     if bad >= 0:
         raise _out_of_bounds_element(address, int(bad), type_, where, place, "atomic")
     return old
@@ -274,21 +432,26 @@ def _of_program(base: Base, program: int) -> int:
     return base if isinstance(base, int) else int(base[program])
 
 
-def _out_of_bounds(pointer: Lin, mask: Box | None, type_: TileType, program: int, where: Allocation, place: Place,
-                   what: str) -> OutOfBoundsAccess:
+def _out_of_bounds(
+    pointer: Lin, mask: Box | None, type_: TileType, program: int, where: Allocation, place: Place, what: str
+) -> OutOfBoundsAccess:
     first = last = _of_program(pointer.base, program)
     for d, (n, stride) in enumerate(zip(type_.shape, pointer.strides, strict=True)):
         bounds = mask.bounds[d] if mask is not None else None
-        lo, hi = (0, n) if bounds is None else (max(0, _of_program(bounds[0], program)),
-                                                min(n, _of_program(bounds[1], program)))
+        lo, hi = (
+            (0, n)
+            if bounds is None
+            else (max(0, _of_program(bounds[0], program)), min(n, _of_program(bounds[1], program)))
+        )
         first += min(stride * lo, stride * (hi - 1))
         last += max(stride * lo, stride * (hi - 1))
     last += type_.element.n_bytes
     return _error(first, last, program, where, place, what)
 
 
-def _out_of_bounds_element(address: torch.Tensor, at: int, type_: TileType, where: Allocation, place: Place,
-                           what: str) -> OutOfBoundsAccess:
+def _out_of_bounds_element(
+    address: torch.Tensor, at: int, type_: TileType, where: Allocation, place: Place, what: str
+) -> OutOfBoundsAccess:
     per_program = address.numel() // address.shape[0]
     first = int(address.view(-1)[at])
     return _error(first, first + type_.element.n_bytes, at // per_program, where, place, what)
@@ -296,6 +459,13 @@ def _out_of_bounds_element(address: torch.Tensor, at: int, type_: TileType, wher
 
 def _error(first: int, last: int, program: int, where: Allocation, place: Place, what: str) -> OutOfBoundsAccess:
     beyond = first if first < where.start else max(first, where.end)
-    return OutOfBoundsAccess(place.kernel, instance=place.instance(program), line=str(place.command.location),
-                             argument=where.argument, address=beyond, offset_bytes=beyond - where.start,
-                             allocation_bytes=where.end - where.start, access=what)
+    return OutOfBoundsAccess(
+        place.kernel,
+        instance=place.instance(program),
+        line=str(place.command.location),
+        argument=where.argument,
+        address=beyond,
+        offset_bytes=beyond - where.start,
+        allocation_bytes=where.end - where.start,
+        access=what,
+    )

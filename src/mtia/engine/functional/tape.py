@@ -37,9 +37,9 @@ from mtia.program.dataflow import dataflow_of
 from mtia.program.program import TileProgram
 from mtia.program.types import Value
 
-MAX_ELEMENTS = 1 << 20       # larger launches spend their time in the data, and their constants would take memory
+MAX_ELEMENTS = 1 << 20  # larger launches spend their time in the data, and their constants would take memory
 MAX_ENTRIES = 8192
-MAX_TAPES = 64               # a program
+MAX_TAPES = 64  # a program
 
 Env = list[Held | None]
 Entry = Callable[[Env, Sequence[Any], Sequence[Allocation]], None]
@@ -67,12 +67,14 @@ def run(launch: Launch) -> None:
     kind records its tape."""
     program = launch.program
     tapes: dict[tuple, Sequence[Tape] | None] = program.__dict__.setdefault("_tapes", {})
-    key = (launch.grid, *(a for a, p in zip(launch.arguments, program.parameters, strict=True)
-                          if not p.value.type.is_pointer))
+    key = (
+        launch.grid,
+        *(a for a, p in zip(launch.arguments, program.parameters, strict=True) if not p.value.type.is_pointer),
+    )
     if key not in tapes:
         if len(tapes) >= MAX_TAPES:
             tapes.pop(next(iter(tapes)))
-        tapes[key] = ()                                         # seen: worth a tape if it comes again
+        tapes[key] = ()  # seen: worth a tape if it comes again
         interpret(launch)
         return
     known = tapes[key]
@@ -104,9 +106,12 @@ def _record(launch: Launch) -> list[Tape] | None:
 
 def _may_tape(launch: Launch, plan: Plan) -> bool:
     program = launch.program
-    return (launch.n_programs * plan.largest_tile <= MAX_ELEMENTS and not plan.sequential
-            and not any(isinstance(cmd, c.While | c.AtomicCas | c.Print) for cmd in program.commands)
-            and not _control_depends_on_data(program))
+    return (
+        launch.n_programs * plan.largest_tile <= MAX_ELEMENTS
+        and not plan.sequential
+        and not any(isinstance(cmd, c.While | c.AtomicCas | c.Print) for cmd in program.commands)
+        and not _control_depends_on_data(program)
+    )
 
 
 def _control_depends_on_data(program: TileProgram) -> bool:
@@ -212,6 +217,7 @@ class Recorder(Interpreter):
 
         def entry(env: Env, arguments: Sequence[Any], allocations: Sequence[Allocation]) -> None:
             env[result] = load(arguments[parameter], allocations[parameter])
+
         return entry
 
     def store_entry(self, command: c.Store) -> Entry:
@@ -237,6 +243,7 @@ class Recorder(Interpreter):
                 if not data.is_contiguous():
                     data = data.contiguous()
             store(data, arguments[parameter], allocations[parameter])
+
         return entry
 
     def operand_getters(self, command: c.Command) -> list[tuple[int, torch.Tensor | None]]:
@@ -245,25 +252,31 @@ class Recorder(Interpreter):
 
     def elementwise_entry(self, command: c.Elementwise) -> Entry:
         if any(o.id in self.dynamic and not isinstance(self.env[o.id], torch.Tensor) for o in command.operands):
-            return self.generic_entry(command)                  # a loaded scalar integer: symbolic rules apply
+            return self.generic_entry(command)  # a loaded scalar integer: symbolic rules apply
         function = _evaluator(command)
         result = command.result.id
         match self.operand_getters(command):
             case [(a, None)]:
+
                 def entry(env: Env, *_: object) -> None:
                     env[result] = function(env[a])
             case [(a, None), (b, None)]:
+
                 def entry(env: Env, *_: object) -> None:
                     env[result] = function(env[a], env[b])
             case [(a, None), (_, torch.Tensor() as y)]:
+
                 def entry(env: Env, *_: object) -> None:
                     env[result] = function(env[a], y)
             case [(_, torch.Tensor() as x), (b, None)]:
+
                 def entry(env: Env, *_: object) -> None:
                     env[result] = function(x, env[b])
             case getters:
+
                 def entry(env: Env, *_: object) -> None:
                     env[result] = function(*(env[i] if t is None else t for i, t in getters))
+
         return entry
 
     def convert_entry(self, command: c.Convert) -> Entry:
@@ -273,12 +286,15 @@ class Recorder(Interpreter):
         result, at = command.result.id, source.id
         dtype = TORCH_DTYPE[command.result.type.element]
         if command.op in ("extf", "truncf") and command.rounding != "rtz" and dtype not in pointwise._F8_LARGEST:
+
             def plain(env: Env, *_: object) -> None:
                 env[result] = env[at].to(dtype)  # type: ignore[union-attr]
+
             return plain
 
         def entry(env: Env, *_: object) -> None:
             env[result] = pointwise.convert(command, env[at])  # type: ignore[arg-type]
+
         return entry
 
     def generic_entry(self, command: c.Command) -> Entry:
@@ -302,6 +318,7 @@ class Recorder(Interpreter):
                 env[at] = Lin(held.base + base, held.strides) if isinstance(held, Lin) else held + base
             runner.env, runner.allocations = env, allocations
             handler(runner, command, env)
+
         return entry
 
     def _relative_held(self, value: Value) -> tuple[int, int, Lin | torch.Tensor]:
@@ -347,12 +364,14 @@ def _move_entry(moves: list[tuple[int, int]]) -> Entry:
 
         def one(env: Env, *_: object) -> None:
             env[target] = env[source]
+
         return one
 
     def entry(env: Env, *_: object) -> None:
         held = [env[s] for _, s in moves]
         for (at, _), value in zip(moves, held, strict=True):
             env[at] = value
+
     return entry
 
 
@@ -360,12 +379,37 @@ def _scalar_load(load: Callable, parameter: int, result: int) -> Entry:
     def entry(env: Env, arguments: Sequence[Any], allocations: Sequence[Allocation]) -> None:
         flat = load(arguments[parameter], allocations[parameter]).reshape(-1).to(torch.int64)
         env[result] = Lin(int(flat[0]) if flat.numel() == 1 else flat.numpy())
+
     return entry
 
 
-_KEEPS_DTYPE = frozenset({"addf", "subf", "mulf", "divf", "maximumf", "minimumf", "maxnumf", "minnumf", "negf", "absf",
-                          "exp", "exp2", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "erf", "select", "precise_divf",
-                          "precise_sqrt", "sigmoid"})
+_KEEPS_DTYPE = frozenset(
+    {
+        "addf",
+        "subf",
+        "mulf",
+        "divf",
+        "maximumf",
+        "minimumf",
+        "maxnumf",
+        "minnumf",
+        "negf",
+        "absf",
+        "exp",
+        "exp2",
+        "log",
+        "sqrt",
+        "rsqrt",
+        "sin",
+        "cos",
+        "tanh",
+        "erf",
+        "select",
+        "precise_divf",
+        "precise_sqrt",
+        "sigmoid",
+    }
+)
 
 
 def _evaluator(command: c.Elementwise) -> Callable[..., torch.Tensor]:

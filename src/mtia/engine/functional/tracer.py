@@ -20,7 +20,7 @@ from mtia.program import commands as c
 from mtia.program.dataflow import Dataflow, dataflow_of
 from mtia.program.types import TileType
 
-DENSE_LIMIT = 1 << 24        # elements of one address tile over all programs; beyond it the grid is walked in parts
+DENSE_LIMIT = 1 << 24  # elements of one address tile over all programs; beyond it the grid is walked in parts
 
 _CONTROL = (c.For, c.While, c.If, c.Return)
 _MEMORY = (c.Load, c.Store, c.AtomicRmw, c.AtomicCas)
@@ -35,8 +35,9 @@ def trace_launch(launch: Launch) -> Trace:
     """What every program instance of the launch asks of memory. Reads memory only where addresses depend on it."""
     plan = plan_of(launch.program)
     flow = dataflow_of(launch.program)
-    trace = Trace(program=launch.program, grid=launch.grid, n_programs=launch.n_programs,
-                  data_dependent=flow.data_dependent)
+    trace = Trace(
+        program=launch.program, grid=launch.grid, n_programs=launch.n_programs, data_dependent=flow.data_dependent
+    )
     with torch.no_grad():
         try:
             tracer = Tracer(launch, plan, flow, 0, launch.n_programs, limit=DENSE_LIMIT)
@@ -64,8 +65,13 @@ def _trace_in_parts(launch: Launch, plan: Plan, flow: Dataflow) -> tuple[list[St
 def _join_steps(steps: list[Step], tracers: list[Tracer]) -> Step:
     """One step of all parts: arrays one after the other."""
     sizes = [t.n for t in tracers]
-    active = None if all(s.active is None for s in steps) else np.concatenate(
-        [np.ones(n, bool) if s.active is None else s.active for s, n in zip(steps, sizes, strict=True)])
+    active = (
+        None
+        if all(s.active is None for s in steps)
+        else np.concatenate(
+            [np.ones(n, bool) if s.active is None else s.active for s, n in zip(steps, sizes, strict=True)]
+        )
+    )
     if steps[0].access is None:
         return Step(command=steps[0].command, active=active)
     accesses = [s.access for s in steps if s.access is not None]
@@ -74,14 +80,26 @@ def _join_steps(steps: list[Step], tracers: list[Tracer]) -> Step:
         values = [getattr(a, name) for a in accesses]
         if all(isinstance(v, int) for v in values) and len(set(values)) == 1:
             return values[0]
-        return np.concatenate([np.broadcast_to(np.asarray(v, np.int64), (n,))
-                               for v, n in zip(values, sizes, strict=True)])
+        return np.concatenate(
+            [np.broadcast_to(np.asarray(v, np.int64), (n,)) for v, n in zip(values, sizes, strict=True)]
+        )
 
     first = accesses[0]
-    access = Access(command=first.command, base=joined("base"), end=joined("end"), rows=first.rows,
-                    row_bytes=first.row_bytes, row_stride_bytes=first.row_stride_bytes, n_bytes=joined("n_bytes"),
-                    parameter=first.parameter, write=first.write, atomic=first.atomic, indexed=first.indexed,
-                    runs=joined("runs"), unique_bytes=sum(a.unique_bytes for a in accesses))
+    access = Access(
+        command=first.command,
+        base=joined("base"),
+        end=joined("end"),
+        rows=first.rows,
+        row_bytes=first.row_bytes,
+        row_stride_bytes=first.row_stride_bytes,
+        n_bytes=joined("n_bytes"),
+        parameter=first.parameter,
+        write=first.write,
+        atomic=first.atomic,
+        indexed=first.indexed,
+        runs=joined("runs"),
+        unique_bytes=sum(a.unique_bytes for a in accesses),
+    )
     return Step(command=steps[0].command, access=access, active=active)
 
 
@@ -105,11 +123,21 @@ def _spread(access: Access, here: slice, total: int) -> Access:
         out[here] = value
         return out
 
-    return Access(command=access.command, base=wide(access.base), end=wide(access.end), rows=access.rows,
-                  row_bytes=access.row_bytes, row_stride_bytes=access.row_stride_bytes,
-                  n_bytes=wide(access.n_bytes), parameter=access.parameter, write=access.write,
-                  atomic=access.atomic, indexed=access.indexed, runs=wide(access.runs),
-                  unique_bytes=access.unique_bytes)
+    return Access(
+        command=access.command,
+        base=wide(access.base),
+        end=wide(access.end),
+        rows=access.rows,
+        row_bytes=access.row_bytes,
+        row_stride_bytes=access.row_stride_bytes,
+        n_bytes=wide(access.n_bytes),
+        parameter=access.parameter,
+        write=access.write,
+        atomic=access.atomic,
+        indexed=access.indexed,
+        runs=wide(access.runs),
+        unique_bytes=access.unique_bytes,
+    )
 
 
 class Tracer(Interpreter):
@@ -150,8 +178,9 @@ class Tracer(Interpreter):
 
     def _stays_affine(self, command: c.Command) -> bool:
         return not any(isinstance(self.env[o.id], torch.Tensor) for o in command.operands) and (
-            not isinstance(command, c.Elementwise) or command.op in ("addi", "subi", "addptr", "muli", "cmpi", "andi",
-                                                                     "shli", "select"))
+            not isinstance(command, c.Elementwise)
+            or command.op in ("addi", "subi", "addptr", "muli", "cmpi", "andi", "shli", "select")
+        )
 
     def memory_command(self, command: c.Command) -> None:
         access = self.access_of(command)
@@ -159,7 +188,7 @@ class Tracer(Interpreter):
         if self.flow.serves_index(command):
             if isinstance(command, c.Load):
                 HANDLERS[c.Load](self, command, self.env)
-            else:                                               # what an atomic returns is not known without values
+            else:  # what an atomic returns is not known without values
                 self.env[command.result.id] = Lin(0, (0,) * len(command.result.type.shape))
 
     def uniform_loop(self, cmd: c.For, iterations: range) -> None:
@@ -205,11 +234,20 @@ class Tracer(Interpreter):
                     base = base + stride * (extent - 1)
             else:
                 count = count * np.minimum(extent, 1) if isinstance(extent, np.ndarray) else count * min(extent, 1)
-        n_bytes = _where_active(np.maximum(count, 0) if isinstance(count, np.ndarray) else max(0, count), mask,
-                                self.active, self.n)
+        n_bytes = _where_active(
+            np.maximum(count, 0) if isinstance(count, np.ndarray) else max(0, count), mask, self.active, self.n
+        )
         rows, row_bytes, row_stride = _rows(type_.shape, pointer.strides, elem)
-        return Access(command=0, base=base, end=base + span, rows=rows, row_bytes=row_bytes,
-                      row_stride_bytes=row_stride, n_bytes=n_bytes, parameter=-1)
+        return Access(
+            command=0,
+            base=base,
+            end=base + span,
+            rows=rows,
+            row_bytes=row_bytes,
+            row_stride_bytes=row_stride,
+            n_bytes=n_bytes,
+            parameter=-1,
+        )
 
     def element_access(self, command: c.Command, mask: Box | torch.Tensor | None, type_: TileType) -> Access:
         pointer = command.operands[0]
@@ -228,9 +266,19 @@ class Tracer(Interpreter):
             return int(x[0]) if shared else x
 
         n_bytes = _where_active(per_program(count * elem), None, self.active, self.n)
-        return Access(command=0, base=per_program(first), end=per_program(last), rows=rows, row_bytes=row_bytes,
-                      row_stride_bytes=0, n_bytes=n_bytes, parameter=-1, indexed=indexed, runs=per_program(runs),
-                      unique_bytes=_unique_bytes(address, selected, elem, self.n) if indexed else 0)
+        return Access(
+            command=0,
+            base=per_program(first),
+            end=per_program(last),
+            rows=rows,
+            row_bytes=row_bytes,
+            row_stride_bytes=0,
+            n_bytes=n_bytes,
+            parameter=-1,
+            indexed=indexed,
+            runs=per_program(runs),
+            unique_bytes=_unique_bytes(address, selected, elem, self.n) if indexed else 0,
+        )
 
 
 def _extent(bounds: tuple[Base, Base] | None, n: int) -> tuple[Base, Base]:
@@ -280,13 +328,21 @@ def _count_runs():
     return function
 
 
-def count_runs(address: torch.Tensor, selected: torch.Tensor | None,
-               elem: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def count_runs(
+    address: torch.Tensor, selected: torch.Tensor | None, elem: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Per program (row of `address`): runs of consecutive addresses, lowest, end of the highest, elements."""
     n_programs = address.shape[0]
     runs, first, last, count = (np.zeros(n_programs, np.int64) for _ in range(4))
-    _count_runs()(address.data_ptr(), None if selected is None else selected.data_ptr(), n_programs,
-                  address.numel() // n_programs, elem, runs.ctypes.data, first.ctypes.data, last.ctypes.data,
-                  count.ctypes.data)
+    _count_runs()(
+        address.data_ptr(),
+        None if selected is None else selected.data_ptr(),
+        n_programs,
+        address.numel() // n_programs,
+        elem,
+        runs.ctypes.data,
+        first.ctypes.data,
+        last.ctypes.data,
+        count.ctypes.data,
+    )
     return runs, first, last, count
-

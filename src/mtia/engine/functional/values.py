@@ -18,10 +18,18 @@ from mtia.program.types import Element, TileType
 Base = int | np.ndarray
 
 TORCH_DTYPE = {
-    Element.I1: torch.bool, Element.I8: torch.int8, Element.I16: torch.int16, Element.I32: torch.int32,
-    Element.I64: torch.int64, Element.PTR: torch.int64, Element.F8E4M3: torch.float8_e4m3fn,
-    Element.F8E5M2: torch.float8_e5m2, Element.F16: torch.float16, Element.BF16: torch.bfloat16,
-    Element.F32: torch.float32, Element.F64: torch.float64,
+    Element.I1: torch.bool,
+    Element.I8: torch.int8,
+    Element.I16: torch.int16,
+    Element.I32: torch.int32,
+    Element.I64: torch.int64,
+    Element.PTR: torch.int64,
+    Element.F8E4M3: torch.float8_e4m3fn,
+    Element.F8E5M2: torch.float8_e5m2,
+    Element.F16: torch.float16,
+    Element.BF16: torch.bfloat16,
+    Element.F32: torch.float32,
+    Element.F64: torch.float64,
 }
 
 
@@ -96,8 +104,9 @@ def _dense_lin(held: Lin, type_: TileType) -> torch.Tensor:
 def _dense_box(held: Box, type_: TileType) -> torch.Tensor:
     ndim = len(type_.shape)
     flag = held.flag
-    out = torch.full([1] * (ndim + 1), flag) if isinstance(flag, bool) else \
-        torch.from_numpy(flag).view(-1, *([1] * ndim))
+    out = (
+        torch.full([1] * (ndim + 1), flag) if isinstance(flag, bool) else torch.from_numpy(flag).view(-1, *([1] * ndim))
+    )
     for d, interval in enumerate(held.bounds):
         if interval is not None:
             index = _index(type_.shape[d], d, ndim)

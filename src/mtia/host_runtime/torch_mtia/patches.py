@@ -104,7 +104,7 @@ class _PatchingLoader(Loader):
     def __init__(self, loader: Loader, patch: Callable[[ModuleType], None]) -> None:
         self.loader, self.patch = loader, patch
 
-    def __getattr__(self, name: str) -> Any:      # inspect and linecache ask the loader for sources
+    def __getattr__(self, name: str) -> Any:  # inspect and linecache ask the loader for sources
         return getattr(self.loader, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

@@ -24,8 +24,9 @@ def _collect(block: c.Block, slots: int, buffers: list[CircularBuffer]) -> None:
         tile = _buffered_tile(command)
         if tile is not None:
             value_id, type_ = tile
-            buffers.append(CircularBuffer(id=len(buffers), value_id=value_id, command=command.index, tile=type_,
-                                          slots=slots))
+            buffers.append(
+                CircularBuffer(id=len(buffers), value_id=value_id, command=command.index, tile=type_, slots=slots)
+            )
         for inner in command.blocks:
             _collect(inner, slots, buffers)
 

@@ -22,6 +22,7 @@ def lowers(*names: str) -> Callable[[Lowering], Lowering]:
         for name in names:
             _TABLE[name] = function
         return function
+
     return register
 
 
@@ -43,12 +44,20 @@ class Lowerer:
         self.n_commands = 0
 
     def program(self, num_stages: int) -> TileProgram:
-        parameters = tuple(Parameter(value=self.bind(name, type_), divisibility=divisibility)
-                           for name, type_, divisibility in self.function.args)
+        parameters = tuple(
+            Parameter(value=self.bind(name, type_), divisibility=divisibility)
+            for name, type_, divisibility in self.function.args
+        )
         body = c.Block(commands=tuple(self.flow(self.function.blocks, 0)))
         buffers = assign_buffers(body, num_stages)
-        return TileProgram(name=self.function.name, parameters=parameters, body=body, buffers=buffers,
-                           num_stages=num_stages, location=self.function.location)
+        return TileProgram(
+            name=self.function.name,
+            parameters=parameters,
+            body=body,
+            buffers=buffers,
+            num_stages=num_stages,
+            location=self.function.location,
+        )
 
     # --- scope ---
 
@@ -62,8 +71,12 @@ class Lowerer:
         for scope in reversed(self.scopes):
             if name in scope:
                 return scope[name]
-        raise UnsupportedOperation(f"value {name}", kernel=self.function.name, line=str(self.function.location),
-                                   detail="the TTIR text names a value that is not defined before it")
+        raise UnsupportedOperation(
+            f"value {name}",
+            kernel=self.function.name,
+            line=str(self.function.location),
+            detail="the TTIR text names a value that is not defined before it",
+        )
 
     def next_index(self) -> int:
         self.n_commands += 1
@@ -131,8 +144,15 @@ class Lowerer:
     def unsupported(self, op: TtirOp, detail: str) -> None:
         raise UnsupportedOperation(op.name, kernel=self.function.name, line=str(op.location), detail=detail)
 
-    def emit(self, cls: type[c.Command], source: TtirOp, operands: tuple[Value, ...], types: list[TileType],
-             index: int | None = None, **fields: object) -> None:
+    def emit(
+        self,
+        cls: type[c.Command],
+        source: TtirOp,
+        operands: tuple[Value, ...],
+        types: list[TileType],
+        index: int | None = None,
+        **fields: object,
+    ) -> None:
         if index is None:
             index = self.next_index()
         results = tuple(self.bind(name, type_) for name, type_ in zip(source.results, types, strict=True))
@@ -148,9 +168,10 @@ def _owner(blocks: list[TtirBlock], op: TtirOp) -> str:
 
 # --- values and shapes ------------------------------------------------------------------------------------------------
 
+
 @lowers("arith.constant")
 def lower_constant(self: Lowerer, op: TtirOp) -> None:
-    if not op.types:                                            # `arith.constant true`
+    if not op.types:  # `arith.constant true`
         self.emit(c.Constant, op, (), [TileType(Element.I1)], value=int(op.text.split()[0] == "true"))
         return
     type_ = parse_type(op.types)
@@ -259,9 +280,24 @@ def lower_histogram(self: Lowerer, op: TtirOp) -> None:
 
 # --- element-wise -----------------------------------------------------------------------------------------------------
 
-_CONVERSIONS = {"arith.extf", "arith.truncf", "arith.fptosi", "arith.fptoui", "arith.sitofp", "arith.uitofp",
-                "arith.extsi", "arith.extui", "arith.trunci", "arith.bitcast", "arith.index_cast",
-                "arith.index_castui", "tt.bitcast", "tt.fp_to_fp", "tt.ptr_to_int", "tt.int_to_ptr"}
+_CONVERSIONS = {
+    "arith.extf",
+    "arith.truncf",
+    "arith.fptosi",
+    "arith.fptoui",
+    "arith.sitofp",
+    "arith.uitofp",
+    "arith.extsi",
+    "arith.extui",
+    "arith.trunci",
+    "arith.bitcast",
+    "arith.index_cast",
+    "arith.index_castui",
+    "tt.bitcast",
+    "tt.fp_to_fp",
+    "tt.ptr_to_int",
+    "tt.int_to_ptr",
+}
 
 
 @lowers(*_CONVERSIONS)
@@ -280,8 +316,14 @@ def lower_elementwise(self: Lowerer, op: TtirOp) -> None:
 @lowers("arith.cmpi", "arith.cmpf")
 def lower_compare(self: Lowerer, op: TtirOp) -> None:
     operand = parse_type(op.types)
-    self.emit(c.Elementwise, op, self.values(op), [TileType(Element.I1, operand.shape)], op=op.name.split(".")[1],
-              predicate=op.text.split(",")[0].strip())
+    self.emit(
+        c.Elementwise,
+        op,
+        self.values(op),
+        [TileType(Element.I1, operand.shape)],
+        op=op.name.split(".")[1],
+        predicate=op.text.split(",")[0].strip(),
+    )
 
 
 @lowers("arith.select")
@@ -318,15 +360,30 @@ def lower_extern(self: Lowerer, op: TtirOp) -> None:
 
 # --- reductions, dot --------------------------------------------------------------------------------------------------
 
+
 def _combiner(self: Lowerer, op: TtirOp) -> tuple[c.Block, str]:
     block = op.regions[0][0]
     combine = self.block(block, [name for name, _ in block.args], [type_ for _, type_ in block.args])
     return combine, _combiner_name(combine)
 
 
-_COMBINERS = {"addf": "add", "addi": "add", "mulf": "mul", "muli": "mul", "maxnumf": "max", "maximumf": "max_nan",
-              "minnumf": "min", "minimumf": "min_nan", "maxsi": "max", "minsi": "min", "andi": "and", "ori": "or",
-              "xori": "xor", "maxui": "umax", "minui": "umin"}
+_COMBINERS = {
+    "addf": "add",
+    "addi": "add",
+    "mulf": "mul",
+    "muli": "mul",
+    "maxnumf": "max",
+    "maximumf": "max_nan",
+    "minnumf": "min",
+    "minimumf": "min_nan",
+    "maxsi": "max",
+    "minsi": "min",
+    "andi": "and",
+    "ori": "or",
+    "xori": "xor",
+    "maxui": "umax",
+    "minui": "umin",
+}
 
 
 def _combiner_name(block: c.Block) -> str:
@@ -355,8 +412,17 @@ def lower_reduce(self: Lowerer, op: TtirOp) -> None:
 def lower_scan(self: Lowerer, op: TtirOp) -> None:
     operands, index = self.values(op), self.next_index()
     combine, name = _combiner(self, op)
-    self.emit(c.Scan, op, operands, _result_types(op), index, dim=op.int_attribute("axis"), combine=combine, op=name,
-              reverse=op.attribute("reverse") == "true")
+    self.emit(
+        c.Scan,
+        op,
+        operands,
+        _result_types(op),
+        index,
+        dim=op.int_attribute("axis"),
+        combine=combine,
+        op=name,
+        reverse=op.attribute("reverse") == "true",
+    )
 
 
 @lowers("tt.dot")
@@ -372,13 +438,20 @@ def lower_dot_scaled(self: Lowerer, op: TtirOp) -> None:
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
+
 @lowers("tt.load")
 def lower_load(self: Lowerer, op: TtirOp) -> None:
     operands = self.values(op)
     pointer = operands[0].type
     assert pointer.pointee is not None
-    self.emit(c.Load, op, operands, [TileType(pointer.pointee, pointer.shape)], has_mask=len(operands) > 1,
-              has_other=len(operands) > 2)
+    self.emit(
+        c.Load,
+        op,
+        operands,
+        [TileType(pointer.pointee, pointer.shape)],
+        has_mask=len(operands) > 1,
+        has_other=len(operands) > 2,
+    )
 
 
 @lowers("tt.store")
@@ -390,16 +463,23 @@ def lower_store(self: Lowerer, op: TtirOp) -> None:
 @lowers("tt.atomic_rmw")
 def lower_atomic_rmw(self: Lowerer, op: TtirOp) -> None:
     operands = self.values(op)
-    self.emit(c.AtomicRmw, op, operands, [_arrow_type(op)][:len(op.results)], op=op.text.split(",")[0].strip(),
-              has_mask=len(operands) > 2)
+    self.emit(
+        c.AtomicRmw,
+        op,
+        operands,
+        [_arrow_type(op)][: len(op.results)],
+        op=op.text.split(",")[0].strip(),
+        has_mask=len(operands) > 2,
+    )
 
 
 @lowers("tt.atomic_cas")
 def lower_atomic_cas(self: Lowerer, op: TtirOp) -> None:
-    self.emit(c.AtomicCas, op, self.values(op), [_arrow_type(op)][:len(op.results)])
+    self.emit(c.AtomicCas, op, self.values(op), [_arrow_type(op)][: len(op.results)])
 
 
 # --- control ----------------------------------------------------------------------------------------------------------
+
 
 @lowers("scf.for")
 def lower_for(self: Lowerer, op: TtirOp) -> None:
@@ -425,8 +505,9 @@ def lower_while(self: Lowerer, op: TtirOp) -> None:
     after_block = op.regions[1][0]
     after = self.block(after_block, [name for name, _ in after_block.args], [type_ for _, type_ in after_block.args])
     results = tuple(self.bind(name, v.type) for name, v in zip(op.results, before.yields[1:], strict=True))
-    self.out.append(c.While(index=index, operands=initial, results=results, before=before, after=after,
-                            location=op.location))
+    self.out.append(
+        c.While(index=index, operands=initial, results=results, before=before, after=after, location=op.location)
+    )
 
 
 @lowers("scf.if")
@@ -436,8 +517,9 @@ def lower_if(self: Lowerer, op: TtirOp) -> None:
     branches = [self.block(region[0], [], []) for region in op.regions]
     then, otherwise = branches if len(branches) == 2 else (branches[0], c.Block(commands=()))
     results = tuple(self.bind(name, v.type) for name, v in zip(op.results, then.yields, strict=True))
-    self.out.append(c.If(index=index, operands=(condition,), results=results, then=then, otherwise=otherwise,
-                         location=op.location))
+    self.out.append(
+        c.If(index=index, operands=(condition,), results=results, then=then, otherwise=otherwise, location=op.location)
+    )
 
 
 @lowers("tt.return")

@@ -14,9 +14,20 @@ from dataclasses import dataclass, field
 from mtia.program.types import Element, Location, TileType
 
 _ELEMENTS = {
-    "i1": Element.I1, "i8": Element.I8, "i16": Element.I16, "i32": Element.I32, "i64": Element.I64,
-    "index": Element.I64, "f8E4M3FN": Element.F8E4M3, "f8E4M3FNUZ": Element.F8E4M3, "f8E5M2": Element.F8E5M2,
-    "f8E5M2FNUZ": Element.F8E5M2, "f16": Element.F16, "bf16": Element.BF16, "f32": Element.F32, "f64": Element.F64,
+    "i1": Element.I1,
+    "i8": Element.I8,
+    "i16": Element.I16,
+    "i32": Element.I32,
+    "i64": Element.I64,
+    "index": Element.I64,
+    "f8E4M3FN": Element.F8E4M3,
+    "f8E4M3FNUZ": Element.F8E4M3,
+    "f8E5M2": Element.F8E5M2,
+    "f8E5M2FNUZ": Element.F8E5M2,
+    "f16": Element.F16,
+    "bf16": Element.BF16,
+    "f32": Element.F32,
+    "f64": Element.F64,
 }
 _SSA = re.compile(r"%[A-Za-z0-9_.$-]+(?:#\d+)?")
 _LOC_SUFFIX = re.compile(r"\s+loc\((.*)\)$")
@@ -64,7 +75,7 @@ class TtirOp:
 @dataclass(slots=True)
 class TtirFunction:
     name: str
-    args: list[tuple[str, TileType, int]]            # name, type, divisibility
+    args: list[tuple[str, TileType, int]]  # name, type, divisibility
     blocks: list[TtirBlock]
     location: Location
 
@@ -73,11 +84,11 @@ def parse_type(text: str) -> TileType:
     """`tensor<64x32x!tt.ptr<bf16>>`, `!tt.ptr<f32>`, `i32`, ... as a TileType."""
     text = text.strip()
     if text.startswith("tensor<"):
-        *dims, element = text[len("tensor<"):-1].split("x", _count_dims(text))
+        *dims, element = text[len("tensor<") : -1].split("x", _count_dims(text))
         inner = parse_type(element.split(", #")[0])
         return TileType(inner.element, tuple(int(d) for d in dims), inner.pointee)
     if text.startswith("!tt.ptr<"):
-        pointee = parse_type(text[len("!tt.ptr<"):-1].split(",")[0])
+        pointee = parse_type(text[len("!tt.ptr<") : -1].split(",")[0])
         return TileType(Element.PTR, (), pointee.element)
     if text not in _ELEMENTS:
         raise TtirSyntaxError(f"type {text!r} is not one the mtia back end knows ({', '.join(_ELEMENTS)})")
@@ -164,7 +175,7 @@ class _Reader:
         return TtirFunction(match.group(1), args, blocks, location)
 
     def _parameter(self, text: str) -> tuple[str, TileType, int]:
-        text = re.sub(r'\s+loc\(.*\)$', "", text.strip())
+        text = re.sub(r"\s+loc\(.*\)$", "", text.strip())
         name, rest = text.split(":", 1)
         divisibility = re.search(r"tt\.divisibility = (\d+)", rest)
         type_text = re.sub(r"\s*\{.*\}\s*$", "", rest)
@@ -208,7 +219,7 @@ class _Reader:
         head = line[:-1].rstrip().removesuffix("(").rstrip()
         regions = [self._region()]
         closing = self.lines[self.at - 1]
-        while closing.endswith("{"):                             # } else {   } do {   }, {
+        while closing.endswith("{"):  # } else {   } do {   }, {
             regions.append(self._region())
             closing = self.lines[self.at - 1]
         tail, location = self._split_location(closing)
@@ -219,13 +230,13 @@ class _Reader:
         match = _LOC_SUFFIX.search(line)
         if match is None:
             return line, Location()
-        return line[:match.start()], self.locations.resolve(match.group(1))
+        return line[: match.start()], self.locations.resolve(match.group(1))
 
     def _make(self, text: str, location: Location, regions: list[list[TtirBlock]]) -> TtirOp:
         results: list[str] = []
         if match := re.match(r"^((?:%[A-Za-z0-9_.$-]+(?::\d+)?(?:, )?)+) = ", text):
             results = _result_names(match.group(1))
-            text = text[match.end():]
+            text = text[match.end() :]
         match = re.match(r'^"?([a-z_]+\.[A-Za-z_0-9.]+)"?\s*(.*)$', text)
         if match is None:
             raise TtirSyntaxError(f"cannot read operation {text!r}")
@@ -253,9 +264,9 @@ def _split_signature(text: str) -> tuple[str, str]:
             depth += 1
         elif c in ")]}" or (c == ">" and text[i - 1] != "-"):
             depth -= 1
-        elif c == ":" and depth == 0 and text[i - 1:i + 2] == " : ":
+        elif c == ":" and depth == 0 and text[i - 1 : i + 2] == " : ":
             found = i
-    return (text[:found].strip(), text[found + 1:].strip()) if found >= 0 else (text.strip(), "")
+    return (text[:found].strip(), text[found + 1 :].strip()) if found >= 0 else (text.strip(), "")
 
 
 def parse_module(text: str) -> list[TtirFunction]:
