@@ -1,6 +1,6 @@
 """The three Triton kernels of the benchmarks, and one best-of timing loop. Runs as a script in the interpreter process.
 
-    TRITON_INTERPRET=1 python benchmarks/kernels.py    # prints one JSON line of seconds, on CPU tensors
+TRITON_INTERPRET=1 python benchmarks/kernels.py    # prints one JSON line of seconds, on CPU tensors
 """
 
 from __future__ import annotations

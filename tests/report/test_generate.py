@@ -1,5 +1,7 @@
 """SmolLM2 and generation: on the CPU against transformers' own generate, on the device against the CPU."""
 
+# transformers types `generate` and `to` loosely.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportUnhashable=false
 from __future__ import annotations
 
 import pytest

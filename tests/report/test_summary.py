@@ -14,7 +14,9 @@ from mtia.report import chrome_trace, page, tables
 from mtia.report.summary import BOUNDS, Launch, summarize, total
 
 
-def launch(name: str, start_s: float, end_s: float, *, gap_s: float = 0.0, step: str = "", bound: str = "DRAM") -> Launch:
+def launch(
+    name: str, start_s: float, end_s: float, *, gap_s: float = 0.0, step: str = "", bound: str = "DRAM"
+) -> Launch:
     parts = {bound: end_s - start_s, "launch": gap_s}
     return Launch(name=name, start_s=start_s, end_s=end_s, parts_s=parts, roof_s=(end_s - start_s) / 2, flop=10,
                   dram_bytes=100, sram_bytes=200, energy_j=1e-6, step=step)  # fmt: skip

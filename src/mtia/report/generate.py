@@ -7,6 +7,8 @@ The prompt is padded to a multiple of PAD tokens. What the padding wrote into th
 attended to, and is overwritten by the tokens that follow, so the values are those of the unpadded prompt.
 """
 
+# transformers types a cache's layers, and a config's fields, as unions of all kinds.
+# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportUnhashable=false
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator

@@ -73,7 +73,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, strong: int
     """A table; row number `strong` stands out."""
     head = "".join(f"<th>{escape(h)}</th>" for h in headings)
     lines = [
-        f'<tr{" class=strong" if i == strong else ""}>' + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+        f"<tr{' class=strong' if i == strong else ''}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
         for i, row in enumerate(rows)
     ]
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
@@ -129,9 +129,7 @@ def timeline(launches: Sequence[Launch], *, width: int = 1000, rows: int = 4) ->
     start, end = launches[0].start_s, launches[-1].end_s
     per_row = (end - start) / rows or 1.0
     drawn = [piece for launch in launches for piece in _pieces(launch, start, per_row, width)]
-    labels = [
-        f'<text class="soft" x="2" y="{11 + r * 44}">{format_time(r * per_row)}</text>' for r in range(rows)
-    ]
+    labels = [f'<text class="soft" x="2" y="{11 + r * 44}">{format_time(r * per_row)}</text>' for r in range(rows)]
     used = [part for part in BOUNDS if any(_binding(launch) == part for launch in launches)]
     return f'{key(used)}<svg viewBox="0 0 {width} {rows * 44}">{"".join(labels + drawn)}</svg>'
 

@@ -369,8 +369,8 @@ def _move_entry(moves: list[tuple[int, int]]) -> Entry:
 
     def entry(env: Env, *_: object) -> None:
         held = [env[s] for _, s in moves]
-        for (at, _), value in zip(moves, held, strict=True):
-            env[at] = value
+        for move, value in zip(moves, held, strict=True):
+            env[move[0]] = value
 
     return entry
 
