@@ -100,6 +100,9 @@ def test_a_misaligned_access_is_refused_where_the_dma_needs_32_bytes():
             copy_block[(1,)](ones(100), ones(64), 1, 64, BLOCK=64)
         assert caught.value.kernel == "copy_block"
         assert caught.value.line.endswith(f":{line_of(copy_block, 'tl.store')}")
+        with pytest.raises(errors.MisalignedAccess) as caught:
+            copy_block[(5,)](ones(400), ones(320), 1, 320, BLOCK=64)
+        assert caught.value.instance == (0, 0, 0)
     with mtia.use("mtia300"):  # byte-aligned DMA (facts 4.2)
         copy_block[(1,)](ones(100), ones(64), 1, 64, BLOCK=64)
 

@@ -7,6 +7,7 @@ scalars and pointer layout on the same chip, finding the same share of its argum
 from __future__ import annotations
 
 import ctypes
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,7 +82,16 @@ _residency: dict[int, tuple[ChipSpec, Residency]] = {}
 def is_user_kernel(program: TileProgram) -> bool:
     """Not one of ours and not one that Inductor wrote: chip limits are the author's business."""
     file = program.location.file
-    return not ("torchinductor" in file or "/mtia/kernels/" in file or "mtia_kernels" in file)
+    return not (any(mark in file for mark in _OUR_FILES) or file.startswith(_inductor_folder()))
+
+
+_OUR_FILES = ("/mtia/kernels/", "mtia_kernels")
+
+
+def _inductor_folder() -> str:
+    """Where Inductor writes its kernels; a path no kernel has where Inductor is not loaded."""
+    inductor = sys.modules.get("torch._inductor.runtime.cache_dir_utils")
+    return inductor.cache_dir() if inductor is not None else "\0"
 
 
 def site_of(program: TileProgram, spec: ChipSpec) -> Site:
@@ -327,7 +337,7 @@ def _check_alignment(trace: Trace, request: Launch, spec: ChipSpec) -> None:
 def _refuse_misaligned(
     program: TileProgram, command: int, access: Any, at: int, grid: tuple[int, int, int], spec: ChipSpec
 ) -> None:
-    address = int(np.broadcast_to(np.asarray(access.base), (at + 1,))[at])
+    address = int(access.base if isinstance(access.base, int) else access.base[at])
     name = program.parameters[access.parameter].value.name if access.parameter >= 0 else "?"
     error = MisalignedAccess(
         program.name,
