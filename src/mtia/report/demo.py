@@ -118,7 +118,7 @@ def run(options: Options, console: Console) -> Result:
         prompt = prompt_tokens(tokenizer, options.prompt)
     stop = frozenset({tokenizer.eos_token_id})
     length = generate.cache_length(len(prompt), options.max_new_tokens)
-    with stages("the same model on the CPU, eager, for comparison"):
+    with stages("the same model on the CPU, eager, for comparison"), _one_host_thread():
         on_cpu = generate.build(model, length=length, compile=False)
         reference = list(on_cpu.tokens(prompt, options.max_new_tokens, stop))
     fallback.reset()
@@ -139,7 +139,7 @@ def run(options: Options, console: Console) -> Result:
 
 @contextmanager
 def _one_host_thread() -> Iterator[None]:
-    """The simulator's array operations are many and small: a second thread mostly spins, and on a busy machine waits."""
+    """The array operations are many and small: a second thread mostly spins, and on a busy machine waits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
