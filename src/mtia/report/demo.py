@@ -36,7 +36,7 @@ class Options:
     """What the command line asked for. `chip` computes the answer; all of `chips` are timed."""
 
     prompt: str = PROMPT
-    max_new_tokens: int = 48
+    max_new_tokens: int = 32
     chip: str = "mtia300"
     chips: Sequence[str] = SIX
     dtype: torch.dtype = torch.float32

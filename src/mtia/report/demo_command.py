@@ -14,7 +14,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def demo(
     prompt: Annotated[str, typer.Option(help="The question.")] = "Why is the sky blue?",
-    max_new_tokens: Annotated[int, typer.Option(min=2, max=2048, help="Length of the answer at most.")] = 48,
+    max_new_tokens: Annotated[int, typer.Option(min=2, max=2048, help="Length of the answer at most.")] = 32,
     chip: Annotated[str, typer.Option(help="The chip that computes the answer.")] = "mtia300",
     chips: Annotated[str, typer.Option(help="Chips to compare, by commas; names or files.")] = "",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
