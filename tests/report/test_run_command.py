@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,9 @@ def test_explain_text(script: Path) -> None:
     assert done.exit_code == 0, done.output
     for part in ("The program of one instance", "Where the time goes", "The engines of one PE", "By command"):
         assert part in done.stdout
+
+
+@pytest.mark.parametrize("line", ["import mtia; print(mtia.host_fallbacks())", "import mtia.report.run_script"])
+def test_needs_no_torch_imported_before(line: str) -> None:
+    done = subprocess.run([sys.executable, "-c", line], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

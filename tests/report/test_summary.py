@@ -53,6 +53,9 @@ def test_table_shows_each_kernel_and_the_sum() -> None:
     console.print(tables.kernel_table(summarize(THREE), total(THREE), title="a run"))
     text = console.export_text()
     assert "a run" in text and "DPE 83%" in text and "total" in text
+    narrow = Console(width=80, record=True, file=io.StringIO())
+    narrow.print(tables.kernel_table(summarize(THREE), total(THREE), title="a run"))
+    assert "total" in narrow.export_text()
 
 
 def test_fallbacks_are_named_most_first() -> None:

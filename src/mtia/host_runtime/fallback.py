@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import warnings
 
+import torch  # noqa: F401  its libraries must be loaded before _C, which links to them
+
 from mtia import _C, knobs
 from mtia.errors import HostFallbackRefused
 from mtia.knobs import HostFallback

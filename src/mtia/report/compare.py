@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -54,19 +54,24 @@ class LlmTiming:
         }  # fmt: skip
 
 
-def time_chip(generator: Generator, prompt: list[int], spec: ChipSpec, *, steps: int = 2) -> LlmTiming:
-    """Time the program on `spec`, values off: the prompt, then `steps` decode steps, of which the last one counts.
+def time_chip(
+    generator: Generator, prompt: list[int], spec: ChipSpec, *, values: bool = False, steps: int = 2
+) -> LlmTiming:
+    """Time the program on `spec`: the prompt, then `steps` decode steps, of which the last one counts.
 
     With a static cache every decode step is the same launches on the same shapes; the first ones fill the SRAM.
+    `values` False computes nothing; it asks that no kernel's addresses come from another kernel's result, as holds for
+    the compiled program (its indices are uploaded or counted in the cache), so eager runs need `values`.
     """
-    with silicon.use(spec), knobs.scope(values=False):
+    with silicon.use(spec), knobs.scope(values=values):
         recorder = Recorder(spec)
         with recorder.step("prefill"):
-            token = generator.start(prompt)
+            generator.start(prompt)
             torch.mtia.synchronize()
+        token = torch.tensor([prompt[-1:]]).to(generator.device)  # any token: embeddings cost the same
         for i in range(1, steps + 1):
             with recorder.step(f"decode {i}"):
-                token = generator.decode(token)
+                generator.decode(token)
                 torch.mtia.synchronize()
     last = f"decode {steps}"
     return LlmTiming(
@@ -75,16 +80,14 @@ def time_chip(generator: Generator, prompt: list[int], spec: ChipSpec, *, steps:
     )  # fmt: skip
 
 
-def with_interval(generator: Generator, prompt: list[int], timing: LlmTiming) -> LlmTiming:
+def with_interval(generator: Generator, prompt: list[int], timing: LlmTiming, *, values: bool = False) -> LlmTiming:
     """The timing with its ranges: the same run with every assumed figure at its fast, then at its slow end."""
     ends = interval.fast_and_slow(timing.spec)
     if ends is None:
         return timing
-    fast, slow = (time_chip(generator, prompt, end) for end in ends)
-    return LlmTiming(
-        spec=timing.spec, ttft_s=timing.ttft_s, tpot_s=timing.tpot_s, recorder=timing.recorder,
-        prefill=timing.prefill, decode=timing.decode,
-        ttft_range_s=(fast.ttft_s, slow.ttft_s), tpot_range_s=(fast.tpot_s, slow.tpot_s),
+    fast, slow = (time_chip(generator, prompt, end, values=values) for end in ends)
+    return replace(
+        timing, ttft_range_s=(fast.ttft_s, slow.ttft_s), tpot_range_s=(fast.tpot_s, slow.tpot_s),
         energy_range_j=(fast.j_per_token, slow.j_per_token),
     )  # fmt: skip
 

@@ -230,8 +230,11 @@ def _compare(
     timings = []
     for spec in specs:
         with stages(f"the same program on {spec.name}, timed" + (" with its interval" if options.intervals else "")):
-            timing = compare.time_chip(generator, prompt, spec)
-            timings.append(compare.with_interval(generator, prompt, timing) if options.intervals else timing)
+            values = not options.compile
+            timing = compare.time_chip(generator, prompt, spec, values=values)
+            if options.intervals:
+                timing = compare.with_interval(generator, prompt, timing, values=values)
+            timings.append(timing)
     return timings
 
 

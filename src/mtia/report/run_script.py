@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mtia.chips.spec import ChipSpec
 from mtia.host_runtime import fallback, record, silicon
 from mtia.host_runtime.clock import clock
@@ -46,8 +48,6 @@ def run(script: Path, arguments: Sequence[str], chip: str = "") -> ScriptRun:
     A script that raises has its traceback printed and exit code 1, as Python gives it. A change of chip inside the
     script lasts; the summary's idle power is that of `chip`.
     """
-    import torch
-
     with silicon.use(chip or silicon.chip()) as spec, record.session() as log, _as_main(script, arguments):
         fallback.reset()
         begin_fs = clock().now_fs

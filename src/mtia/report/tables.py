@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from rich import box
 from rich.table import Table
 
 from mtia.report.summary import KernelSummary
@@ -11,25 +12,25 @@ from mtia.units import format_si, format_time
 
 
 def kernel_table(rows: Sequence[KernelSummary], everything: KernelSummary, *, title: str, limit: int = 40) -> Table:
-    """Per kernel: calls, time, share, bytes, FLOP, energy, what binds it, share of roof."""
-    table = Table(title=title, title_justify="left", header_style="bold", row_styles=["", "dim"])
-    table.add_column("kernel", overflow="fold", max_width=52)
-    for heading in ("calls", "time", "%", "DRAM", "SRAM", "FLOP", "energy", "bound by", "of roof"):
+    """Per kernel: calls, time (with the gap before it), bytes, FLOP, energy, what binds it, share of roof."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    table.add_column("kernel", overflow="fold", min_width=15, max_width=60)
+    for heading in ("calls", "time", "DRAM", "SRAM", "FLOP", "energy", "bound by", "roof"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows[:limit]:
-        table.add_row(*_cells(row, everything.time_s))
+        table.add_row(*_cells(row))
     if len(rows) > limit:
         table.add_row(f"... {len(rows) - limit} more (--json lists all)")
     table.add_section()
-    table.add_row(*_cells(everything, everything.time_s), style="bold")
+    table.add_row(*_cells(everything), style="bold")
     return table
 
 
-def _cells(row: KernelSummary, total_s: float) -> list[str]:
+def _cells(row: KernelSummary) -> list[str]:
     return [
-        row.name, f"{row.calls:,}", format_time(row.time_s), f"{100 * row.time_s / total_s:.1f}" if total_s else "",
+        row.name, f"{row.calls:,}", format_time(row.time_s),
         format_si(row.dram_bytes, "B"), format_si(row.sram_bytes, "B"), format_si(row.flop, ""),
-        format_si(row.energy_j, "J"), f"{row.bound} {100 * row.bound_frac:.0f}%", f"{100 * row.roof_frac:.1f}%",
+        format_si(row.energy_j, "J"), f"{row.bound} {100 * row.bound_frac:.0f}%", f"{100 * row.roof_frac:.0f}%",
     ]  # fmt: skip
 
 
