@@ -12,10 +12,10 @@ from mtia.units import format_si, format_time
 
 
 def kernel_table(rows: Sequence[KernelSummary], everything: KernelSummary, *, title: str, limit: int = 40) -> Table:
-    """Per kernel: calls, time (with the gap before it), bytes, FLOP, energy, what binds it, share of roof."""
+    """Per kernel: calls, time (with the gap before it), DRAM bytes, FLOP, energy, what binds it, share of roof."""
     table = Table(title=title, title_justify="left", header_style="bold", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
     table.add_column("kernel", overflow="fold", min_width=15, max_width=60)
-    for heading in ("calls", "time", "DRAM", "SRAM", "FLOP", "energy", "bound by", "roof"):
+    for heading in ("calls", "time", "DRAM", "FLOP", "energy", "bound by", "roof"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows[:limit]:
         table.add_row(*_cells(row))
@@ -29,7 +29,7 @@ def kernel_table(rows: Sequence[KernelSummary], everything: KernelSummary, *, ti
 def _cells(row: KernelSummary) -> list[str]:
     return [
         row.name, f"{row.calls:,}", format_time(row.time_s),
-        format_si(row.dram_bytes, "B"), format_si(row.sram_bytes, "B"), format_si(row.flop, ""),
+        format_si(row.dram_bytes, "B"), format_si(row.flop, ""),
         format_si(row.energy_j, "J"), f"{row.bound} {100 * row.bound_frac:.0f}%", f"{100 * row.roof_frac:.0f}%",
     ]  # fmt: skip
 
