@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+
+# Warnings are errors here, and tests that take a host route on purpose look at the counter.
+os.environ.setdefault("MTIA_HOST_FALLBACK", "count")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

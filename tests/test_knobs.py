@@ -20,7 +20,7 @@ def test_defaults():
         True,
         False,
     )
-    assert found.host_fallback is HostFallback.COUNT
+    assert found.host_fallback is HostFallback.WARN
 
 
 def test_the_table_documents_every_field():

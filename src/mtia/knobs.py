@@ -37,7 +37,7 @@ class Knobs:
     chip: str = "mtia300"
     device_count: int = 1
     values: bool = True
-    host_fallback: HostFallback = HostFallback.COUNT
+    host_fallback: HostFallback = HostFallback.WARN
     debug: int = 0
     strict: bool = True
     cache_dir: Path = Path()

@@ -9,6 +9,7 @@ import triton.language as tl
 
 import mtia
 from mtia import errors
+from mtia.program.fit import ChipLimitWarning, _since
 
 
 @triton.jit
@@ -147,3 +148,15 @@ def test_an_operation_that_is_not_lowered_is_a_compile_error_with_op_kernel_and_
 def test_a_host_tensor_is_refused():
     with pytest.raises(ValueError, match=r"cpu"):
         copy_block[(1,)](torch.ones(8), ones(8), 0, 8, BLOCK=8)
+
+
+def test_without_strict_the_limit_is_said_and_the_kernel_runs():
+    x, out = ones(32 * 64), ones(64)
+    with mtia.knobs.scope(strict=False), pytest.warns(ChipLimitWarning, match=r"a PE has 14.*does not include"):
+        many_loads[(1,)](x, out, N=32, BLOCK=64)
+    with pytest.raises(errors.TooManyCircularBuffers):  # and strict again refuses it
+        many_loads[(1,)](x, out, N=32, BLOCK=64)
+
+
+def test_a_refused_dtype_names_the_first_generation_on_the_roadmap_that_has_it():
+    assert _since("fp8") == "MTIA 300" and _since("int8").startswith("MTIA 100") and _since("fp3") == ""

@@ -31,7 +31,8 @@ from mtia.host_runtime.record import NO_WORK, Kind, Span, Work
 from mtia.units import bytes_to_fs, fs_to_s, s_to_fs
 
 HOST_BYTES_PER_S = 38e9
-"""Rate at which a host core set computes a fallback, bytes in and out: host DRAM per chip, facts/mtia.md section 6."""
+"""Rate at which the host computes a fallback, bytes in and out. Assumed for every chip: the host DRAM bandwidth that
+one chip of an MTIA 200 server has to itself (38 GB/s, facts 3.4); ranges with the host, 10 to 100 GB/s."""
 
 
 @dataclass(slots=True)

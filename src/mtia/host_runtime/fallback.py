@@ -17,7 +17,7 @@ _warned: set[str] = set()
 
 
 class HostFallbackWarning(UserWarning):
-    """An operator ran on the host (MTIA_HOST_FALLBACK=warn)."""
+    """An operator ran on the host (said once an operator, unless MTIA_HOST_FALLBACK=count)."""
 
 
 def count(op: str, n: int = 1) -> None:
@@ -42,7 +42,12 @@ def notice(op: str) -> None:
         raise HostFallbackRefused(op)
     if policy is HostFallback.WARN and op not in _warned:
         _warned.add(op)
-        warnings.warn(f"{op} has no mtia kernel and runs on the host", HostFallbackWarning, stacklevel=3)
+        warnings.warn(
+            f"{op} has no mtia kernel and runs on the host: counted in mtia.host_fallbacks() and timed as the "
+            f"transfers and host work it is. MTIA_HOST_FALLBACK=error refuses such operators, =count says nothing.",
+            HostFallbackWarning,
+            stacklevel=3,
+        )
 
 
 __all__ = ["HostFallbackWarning", "count", "counts", "notice", "reset"]

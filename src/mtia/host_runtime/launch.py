@@ -75,7 +75,7 @@ class Site:
     index_reads: dict[tuple, tuple[Touched, ...] | None] = field(default_factory=dict)  # None: cannot be cached
 
 
-_sites: dict[tuple[int, int], tuple[TileProgram, ChipSpec, Site]] = {}
+_sites: dict[tuple[int, int, bool], tuple[TileProgram, ChipSpec, Site]] = {}
 _residency: dict[int, tuple[ChipSpec, Residency]] = {}
 
 
@@ -96,13 +96,13 @@ def _inductor_folder() -> str:
 
 def site_of(program: TileProgram, spec: ChipSpec) -> Site:
     """The program fitted to the chip, once. Raises what `fit` raises."""
-    known = _sites.get((id(program), id(spec)))
+    strict = knobs.get().strict and is_user_kernel(program)
+    known = _sites.get((id(program), id(spec), strict))
     if known is None:
-        strict = knobs.get().strict and is_user_kernel(program)
         fitted = fit(program, spec, strict=strict)
         pointers = tuple(i for i, p in enumerate(program.parameters) if p.value.type.is_pointer)
         known = (program, spec, Site(fitted, pointers, dataflow_of(fitted).data_dependent, _index_loads(fitted)))
-        _sites[(id(program), id(spec))] = known
+        _sites[(id(program), id(spec), strict)] = known
     return known[2]
 
 

@@ -1,16 +1,19 @@
 """Fits a program to a chip: how many slots its circular buffers get, which buffers share, and what is refused.
 
-Local memory holds the circular buffers and what loops carry beyond the accumulators. Where two slots a buffer do not
-fit, buffers fall back to one slot, the largest first: loads then wait for the work on the tile before them.
+Where two slots a buffer do not fit local memory, buffers fall back to one slot, the largest first: loads then wait for
+the work on the tile before them. Only circular buffers are counted; what loops carry is taken to fit beside them.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
+from mtia.chips import load, names
 from mtia.chips.spec import ChipSpec
-from mtia.errors import OutOfLocalMemory, TooManyCircularBuffers, UnsupportedDtype
+from mtia.errors import MtiaError, OutOfLocalMemory, TooManyCircularBuffers, UnsupportedDtype
 from mtia.program import commands as c
 from mtia.program.program import CircularBuffer, TileProgram
 from mtia.program.types import Element
@@ -26,20 +29,29 @@ _FLOAT8 = (Element.F8E4M3, Element.F8E5M2)
 
 
 def fit(program: TileProgram, spec: ChipSpec, *, strict: bool = True) -> TileProgram:
-    """The program with the slots this chip has room for. With `strict`, limits of the chip are errors:
-    UnsupportedDtype, TooManyCircularBuffers, OutOfLocalMemory; without, the last two are left to the caller."""
+    """The program with the slots this chip has room for. Raises UnsupportedDtype, TooManyCircularBuffers and
+    OutOfLocalMemory; without `strict` the last two are ChipLimitWarnings and the program runs as if it fit."""
     check_dtypes(program, spec)
     buffers = share_buffers(program, spec.pe.circular_buffers)
     used = len({b.id for b in buffers})
-    if used > spec.pe.circular_buffers and strict:
-        raise TooManyCircularBuffers(
-            program.name, needed=used, limit=spec.pe.circular_buffers, source=_source(spec, "pe.circular_buffers")
-        )
+    if used > spec.pe.circular_buffers:
+        limit, source = spec.pe.circular_buffers, _source(spec, "pe.circular_buffers")
+        _refuse(TooManyCircularBuffers(program.name, needed=used, limit=limit, source=source), strict=strict)
     fitted = replace(program, buffers=_reduce_slots(program, buffers, spec.pe.local_memory_bytes, strict=strict))
     for name in ("_plan", "_dataflow"):  # what is known of the commands stays true
         if name in program.__dict__:
             object.__setattr__(fitted, name, program.__dict__[name])
     return fitted
+
+
+class ChipLimitWarning(UserWarning):
+    """A program goes beyond a limit of the chip and runs as if it did not; its time is optimistic."""
+
+
+def _refuse(error: MtiaError, *, strict: bool) -> None:
+    if strict:
+        raise error
+    warnings.warn(f"{error} Its time does not include what a split would cost.", ChipLimitWarning, stacklevel=3)
 
 
 def _source(spec: ChipSpec, figure: str) -> str:
@@ -60,7 +72,7 @@ def check_dtypes(program: TileProgram, spec: ChipSpec) -> None:
                     chip=spec.name,
                     dtype=dtype,
                     supported=sorted(supported),
-                    since=_SINCE.get(dtype, ""),
+                    since=_since(dtype),
                 )
         for value in (*command.operands, *command.results):
             if value.type.element in _FLOAT8 and "fp8" not in supported:
@@ -69,11 +81,16 @@ def check_dtypes(program: TileProgram, spec: ChipSpec) -> None:
                     chip=spec.name,
                     dtype="fp8",
                     supported=sorted(supported),
-                    since=_SINCE["fp8"],
+                    since=_since("fp8"),
                 )
 
 
-_SINCE = {"fp8": "MTIA 300", "mx8": "MTIA 400", "mx4": "MTIA 400"}
+@lru_cache(maxsize=64)
+def _since(dtype: str) -> str:
+    """Title of the first generation on the roadmap that multiplies in the type, "" where none does."""
+    known = sorted((load(name) for name in names()), key=lambda spec: spec.info.generation)
+    has_it = (s.title for s in known if s.info.generation > 0 and dtype in s.pe.dpe.mac_per_cycle)
+    return next(has_it, "")
 
 
 def share_buffers(program: TileProgram, limit: int) -> tuple[CircularBuffer, ...]:
@@ -128,16 +145,12 @@ def _reduce_slots(
     while _total(kept) > limit_bytes:
         candidates = [b for b in kept if b.slots > 1]
         if not candidates:
-            if not strict:
-                break
             largest = max(kept, key=lambda b: b.n_bytes)
-            name = program.commands[largest.command].location
-            raise OutOfLocalMemory(
-                f"kernel {program.name!r}",
-                needed_bytes=_total(kept),
-                limit_bytes=limit_bytes,
-                largest=f"cb{largest.id}: {largest.tile} at {name}",
-            )
+            where = f"cb{largest.id}: {largest.tile} at {program.commands[largest.command].location}"
+            needed = _total(kept)
+            name = f"kernel {program.name!r}"
+            _refuse(OutOfLocalMemory(name, needed_bytes=needed, limit_bytes=limit_bytes, largest=where), strict=strict)
+            break
         victim = max(candidates, key=lambda b: (b.tile.n_bytes, -b.command))
         kept = [replace(b, slots=b.slots - 1) if b.id == victim.id and b.slots == victim.slots else b for b in kept]
     return tuple(kept)

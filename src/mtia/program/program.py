@@ -40,11 +40,7 @@ class CircularBuffer:
 
 @dataclass(frozen=True, kw_only=True)
 class TileProgram:
-    """A kernel. Immutable; prints as text (`str(program)`), verifies with `mtia.program.verify.verify(program, spec)`.
-
-    `accumulator_bytes` counts tiles carried round loops and matmul results: they live in the reduction engine's
-    accumulators while they fit, else in local memory.
-    """
+    """A kernel. Immutable; prints as text (`str(program)`), verifies with `mtia.program.verify.verify(program)`."""
 
     name: str
     parameters: tuple[Parameter, ...]
