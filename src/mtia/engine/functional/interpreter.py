@@ -53,6 +53,7 @@ class Plan:
     largest_work: int = 1  # of one command, in units of one element's operation
     n_values: int = 0
     sequential: bool = False
+    lendable: frozenset[int] = frozenset()  # loads whose tile a multiply reads at once, before any store: need no copy
 
 
 def plan_of(program: TileProgram) -> Plan:
@@ -71,7 +72,28 @@ def _make_plan(program: TileProgram) -> Plan:
         if parameter.value.type.is_pointer:
             plan.origins[parameter.value.id] = i
     _plan_block(program.body, plan, in_while=False)
+    plan.lendable = frozenset(_lendable(program))
     return plan
+
+
+def _lendable(program: TileProgram) -> Iterator[int]:
+    """Loads used by multiplies of their own block alone, in blocks that do not write memory."""
+    users: dict[int, list[c.Command | None]] = {}
+    for command in program.commands:
+        for operand in command.operands:
+            users.setdefault(operand.id, []).append(command)
+        for value in (v for block in command.blocks for v in block.yields):
+            users.setdefault(value.id, []).append(None)
+    for block in (program.body, *(b for command in program.commands for b in command.blocks)):
+        if any(isinstance(command, _WRITES) for command in block.commands):
+            continue
+        multiplies = [command for command in block.commands if isinstance(command, c.MatMul)]
+        for command in block.commands:
+            if isinstance(command, c.Load) and all(u in multiplies for u in users.get(command.result.id, [])):
+                yield command.index
+
+
+_WRITES = (c.Store, c.AtomicRmw, c.AtomicCas, c.If, c.For, c.While)  # or may hold one
 
 
 def _plan_block(block: c.Block, plan: Plan, *, in_while: bool) -> None:
@@ -687,7 +709,9 @@ def _load(self: Interpreter, cmd: c.Load, env: list) -> None:
     bits = memory.fill_bits(fill, type_.element) if fill is not None else 0
     where, place = self.allocation(cmd.operands[0]), self.place(cmd)
     if isinstance(pointer, Lin) and not isinstance(mask, torch.Tensor):
-        out = memory.load_blocks(pointer, mask, self.active, type_, self.n, bits, where, place)
+        lend = cmd.index in self.plan.lendable
+        load = memory.prepared_load(pointer, mask, self.active, type_, self.n, bits, place, lend=lend)
+        out = load(0, where)
     else:
         address, selected = self.elementwise_access(cmd.operands[0], mask)
         out = memory.gather(address, selected, type_, bits, where, place)
@@ -712,7 +736,7 @@ def _store(self: Interpreter, cmd: c.Store, env: list) -> None:
     where, place = self.allocation(cmd.operands[0]), self.place(cmd)
     if isinstance(pointer, Lin) and not isinstance(mask, torch.Tensor):
         data = self.full(value).contiguous()
-        memory.store_blocks(data, pointer, mask, self.active, value.type, self.n, where, place)
+        memory.prepared_store(pointer, mask, self.active, value.type, self.n, place)(data, 0, where)
         return
     address, selected, data = self.scatter_operands(cmd.operands[0], mask, value)
     memory.scatter(data, address, selected, value.type, where, place)

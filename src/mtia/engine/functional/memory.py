@@ -168,49 +168,22 @@ def _address(array: np.ndarray | None) -> int | None:
     return None if array is None else array.ctypes.data
 
 
-def load_blocks(
+def prepared_load(
     pointer: Lin,
     mask: Box | None,
     active: np.ndarray | None,
     type_: TileType,
     n_programs: int,
     fill: int,
-    where: Allocation,
     place: Place,
-) -> torch.Tensor:
-    """[P or 1, *shape]: one copy for all programs where pointer and mask are the same for all."""
-    flags = active_bytes(mask, active, n_programs)
-    shared = isinstance(pointer.base, int) and flags is None and (mask is None or _is_shared(mask))
-    count = 1 if shared else n_programs
-    out = torch.empty((count, *type_.shape), dtype=TORCH_DTYPE[type_.element])
-    s = _Shape(pointer, mask, type_, count)
-    bad = _functions()["mtia_load_blocks"](
-        out.data_ptr(),
-        _address(s.base),
-        s.base_step,
-        count,
-        s.nd,
-        _address(s.shape),
-        _address(s.stride),
-        _address(s.lo),
-        _address(s.hi),
-        s.bound_step,
-        _address(flags),
-        type_.element.n_bytes,
-        fill,
-        where.start,
-        where.end,
-    )
-    if bad >= 0:
-        raise _out_of_bounds(pointer, mask, type_, int(bad), where, place, "load")
-    return out
-
-
-def prepared_load(
-    pointer: Lin, mask: Box | None, active: np.ndarray | None, type_: TileType, n_programs: int, fill: int, place: Place
+    *,
+    lend: bool = False,
 ) -> Callable[[int, Allocation], torch.Tensor]:
-    """`load_blocks` with everything bound but the argument's address (`pointer` is relative to it)."""
+    """A block load: `load(address, where)` gives [P or 1, *shape], one copy for all programs where pointer and mask are
+    the same for all. `pointer` is relative to `address`. With `lend` the result may be a view of device memory."""
     flags = active_bytes(mask, active, n_programs)
+    if lend and flags is None and (view := _prepared_view(pointer, mask, type_, n_programs, place)) is not None:
+        return view
     shared = isinstance(pointer.base, int) and flags is None and (mask is None or _is_shared(mask))
     count = 1 if shared else n_programs
     s = _Shape(pointer, mask, type_, count)
@@ -244,10 +217,59 @@ def prepared_load(
     return load
 
 
+MIN_LENT_BYTES = 1 << 14  # a smaller tile is copied sooner than lent
+
+
+def _prepared_view(
+    pointer: Lin, mask: Box | None, type_: TileType, n_programs: int, place: Place
+) -> Callable[[int, Allocation], torch.Tensor] | None:
+    """A load without a copy, where no mask cuts the tile and the programs' tiles are evenly spaced; else None."""
+    elem = type_.element.n_bytes
+    if type_.n_bytes < MIN_LENT_BYTES or not _covers(mask, type_.shape) or any(s < 0 for s in pointer.strides):
+        return None
+    bases = np.atleast_1d(np.asarray(pointer.base, np.int64))
+    steps = np.diff(bases)
+    if len(steps) and (steps[0] < 0 or (steps != steps[0]).any()):
+        return None
+    step = int(steps[0]) if len(steps) else 0
+    if any(s % elem for s in (step, *pointer.strides)):
+        return None
+    shape = (len(bases), *type_.shape)
+    strides = (step // elem, *(s // elem for s in pointer.strides))
+    first, span = int(bases[0]), elem * (1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True)))
+    buffer, dtype = ctypes.c_char * span, TORCH_DTYPE[type_.element]
+
+    def load(address: int, where: Allocation) -> torch.Tensor:
+        start = address + first
+        if where.end and (start < where.start or start + span > where.end):
+            bad = next(p for p, b in enumerate(bases) if _is_outside(pointer, type_, int(b) + address, where))
+            raise _out_of_bounds(Lin(pointer.base + address, pointer.strides), mask, type_, bad, where, place, "load")
+        return torch.frombuffer(buffer.from_address(start), dtype=dtype).as_strided(shape, strides)
+
+    return load
+
+
+def _covers(mask: Box | None, shape: tuple[int, ...]) -> bool:
+    """The mask leaves every element of every program's tile."""
+    if mask is None:
+        return True
+    cut = (
+        np.any(np.asarray(b[0]) > 0) or np.any(np.asarray(b[1]) < n)
+        for b, n in zip(mask.bounds, shape, strict=True)
+        if b is not None
+    )
+    return not any(cut)
+
+
+def _is_outside(pointer: Lin, type_: TileType, base: int, where: Allocation) -> bool:
+    last = base + sum((n - 1) * s for n, s in zip(type_.shape, pointer.strides, strict=True)) + type_.element.n_bytes
+    return base < where.start or last > where.end
+
+
 def prepared_store(
     pointer: Lin, mask: Box | None, active: np.ndarray | None, type_: TileType, n_programs: int, place: Place
 ) -> Callable[[torch.Tensor, int, Allocation], None]:
-    """`store_blocks` with everything bound but the data and the argument's address."""
+    """A block store: `store(data, address, where)`; data contiguous [P or 1, *shape], pointer relative to address."""
     s = _Shape(pointer, mask, type_, n_programs)
     flags = active_bytes(mask, active, n_programs)
     relative, base = s.base, np.empty_like(s.base)
@@ -278,41 +300,6 @@ def prepared_store(
 
 def _is_shared(mask: Box) -> bool:
     return all(b is None or (isinstance(b[0], int) and isinstance(b[1], int)) for b in mask.bounds)
-
-
-def store_blocks(
-    data: torch.Tensor,
-    pointer: Lin,
-    mask: Box | None,
-    active: np.ndarray | None,
-    type_: TileType,
-    n_programs: int,
-    where: Allocation,
-    place: Place,
-) -> None:
-    """data: contiguous [P or 1, *shape]."""
-    s = _Shape(pointer, mask, type_, n_programs)
-    flags = active_bytes(mask, active, n_programs)
-    in_step = type_.n_elements if data.shape[0] != 1 else 0
-    bad = _functions()["mtia_store_blocks"](
-        data.data_ptr(),
-        in_step,
-        _address(s.base),
-        s.base_step,
-        n_programs,
-        s.nd,
-        _address(s.shape),
-        _address(s.stride),
-        _address(s.lo),
-        _address(s.hi),
-        s.bound_step,
-        _address(flags),
-        type_.element.n_bytes,
-        where.start,
-        where.end,
-    )
-    if bad >= 0:
-        raise _out_of_bounds(pointer, mask, type_, int(bad), where, place, "store")
 
 
 def gather(

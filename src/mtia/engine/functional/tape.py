@@ -210,7 +210,8 @@ class Recorder(Interpreter):
         parameter, pointer = self.relative(command.operands[0])
         type_, n = command.result.type, self.n
         bits = memory.fill_bits(fill, type_.element)
-        load = memory.prepared_load(pointer, mask, self.active, type_, n, bits, self.place(command))
+        lend = command.index in self.plan.lendable
+        load = memory.prepared_load(pointer, mask, self.active, type_, n, bits, self.place(command), lend=lend)
         result = command.result.id
         if not type_.shape and not type_.element.is_float:
             return _scalar_load(load, parameter, result)
