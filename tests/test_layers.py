@@ -20,8 +20,9 @@ LAYERS = (
     ("engine",),
     ("fabric",),
     ("triton_backend", "kernels", "host_runtime", "distributed"),
+    ("workloads",),
     ("serving", "training", "explore"),
-    ("report", "cli"),
+    ("validate", "report", "cli"),
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 TORCH_FREE_BELOW = LAYER["triton_backend"]
