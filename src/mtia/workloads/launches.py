@@ -1,6 +1,6 @@
 """Timing a Triton kernel on any chip without a device: buffers are addresses that nobody allocates.
 
-`Call` names a kernel, its grid and arguments; `trace` walks its addresses; `time_call` times it against what SRAM holds;
+`Call` names a kernel, its grid and arguments; `trace` walks its addresses; `time_call` times it against what SRAM has;
 `Memory` hands out addresses and remembers what SRAM holds from call to call.
 """
 
@@ -62,7 +62,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One launch of a @triton.jit kernel. `arguments`: Buffers and numbers for the non-constexpr parameters, in order."""
+    """One launch of a Triton kernel. `arguments`: Buffers and numbers for the non-constexpr parameters, in their order."""
 
     kernel: Any
     grid: tuple[int, ...]
