@@ -62,7 +62,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One launch of a Triton kernel. `arguments`: Buffers and numbers for the non-constexpr parameters, in their order."""
+    """One launch of a Triton kernel. `arguments`: Buffers and numbers for the parameters that are not constexpr."""
 
     kernel: Any
     grid: tuple[int, ...]
