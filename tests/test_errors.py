@@ -59,3 +59,9 @@ def test_errors_survive_a_process_boundary():
     assert "15 circular buffers, a PE has 14" in str(error)
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error) and str(copy) == str(error) and copy.limit == 14
+
+
+def test_bad_problem_names_the_argument_and_what_is_allowed():
+    error = errors.BadProblem("fc", argument="weights_in", value="hbm", allowed="allowed: sram, dram")
+    assert str(error) == "fc: weights_in = 'hbm'; allowed: sram, dram."
+    assert (error.argument, error.value) == ("weights_in", "hbm") and isinstance(error, ValueError)

@@ -62,6 +62,14 @@ class KnobError(MtiaError, ValueError):
         self.name, self.problem, self.allowed, self.value = name, problem, allowed, value
 
 
+class BadProblem(MtiaError, ValueError):
+    """An operator was described with a size, place or name that makes no sense."""
+
+    def __init__(self, what: str, *, argument: str, value: object, allowed: str) -> None:
+        super().__init__(f"{what}: {argument} = {value!r}; {allowed}.")
+        self.what, self.argument, self.value, self.allowed = what, argument, value, allowed
+
+
 # --- what a kernel asks that the chip has not -------------------------------------------------------------------------
 
 
@@ -206,7 +214,7 @@ class HostFallbackRefused(MtiaError, RuntimeError):
 
 
 __all__ = [
-    "ChipFileError", "Deadlock", "HostFallbackRefused", "KernelAssertion", "KnobError", "MisalignedAccess", "MtiaError",
-    "OutOfBoundsAccess", "OutOfLocalMemory", "ProgramError", "TooManyCircularBuffers", "UninitializedError",
-    "UnknownChip", "UnsupportedDtype", "UnsupportedOperation", "did_you_mean",
+    "BadProblem", "ChipFileError", "Deadlock", "HostFallbackRefused", "KernelAssertion", "KnobError",
+    "MisalignedAccess", "MtiaError", "OutOfBoundsAccess", "OutOfLocalMemory", "ProgramError", "TooManyCircularBuffers",
+    "UninitializedError", "UnknownChip", "UnsupportedDtype", "UnsupportedOperation", "did_you_mean",
 ]  # fmt: skip
