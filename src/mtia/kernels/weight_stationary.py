@@ -76,22 +76,41 @@ class Panel:
 
 
 def choose_panel(M: int, N: int, K: int, element_bytes: int, spec: ChipSpec) -> Panel:
-    """Panels that give the fullest PE the least to multiply, then the largest step, then the least to stream.
+    """Panels that give the fullest PE the least to multiply, then the fewest of them, then the quickest steps.
 
-    Must fit local memory: the panel once, two slots of activations, two of 32-bit partial sums.
+    Few panels are large ones: each is loaded while nothing is multiplied, so local memory is filled. Must fit: the
+    panel once, two slots of activations, two of 32-bit partial sums.
     """
 
     def fits(p: Panel) -> bool:
         panel, step = p.k * p.n * element_bytes, p.m * (p.k * element_bytes + p.n * 4)
         return panel + 2 * step <= spec.pe.local_memory_bytes
 
-    def rank(p: Panel) -> tuple[int, int, int]:
+    def rank(p: Panel) -> tuple[int, int, float]:
         rounds = ceil_div(ceil_div(K, p.k) * ceil_div(N, p.n), spec.grid.n_pes)
-        return rounds * p.n * p.k, -min(p.m, M) * p.n * p.k, p.k * element_bytes + p.n * 4
+        return rounds * p.n * p.k, rounds, _stream_cycles(p, M, element_bytes, spec)
 
     steps = [m for m in (32, 64, 128) if m <= max(32, M)]
-    panels = [Panel(m, n, k) for m in steps for n in (32, 64, 128, 256) for k in (32, 64, 128, 256, 512)]
+    panels = [Panel(m, n, k) for m in steps for n in (32, 64, 128, 256) for k in (32, 64, 128, 256, 512, 1024)]
     return min((p for p in panels if fits(p)), key=rank)
+
+
+def _stream_cycles(p: Panel, M: int, element_bytes: int, spec: ChipSpec) -> float:
+    """Cycles, roughly, to stream M rows past a panel: the first load, then steps at the pace of the slowest engine."""
+    dma, dpe = spec.pe.dma, spec.pe.dpe
+    round_trip = (2 * spec.noc.latency_s + spec.sram.latency_s) * spec.clock_hz
+    in_flight = dma.max_outstanding_bytes / round_trip
+    load = p.m * p.k * element_bytes / min(dma.read_bytes_per_cycle, in_flight)
+    update = p.m * p.n * 4 / min(dma.write_bytes_per_cycle, in_flight)
+    multiply = dpe.fill_cycles + p.m * p.n * p.k / _mac_per_cycle(element_bytes, spec)
+    return load + ceil_div(M, p.m) * max(multiply, load, update) + update
+
+
+def _mac_per_cycle(element_bytes: int, spec: ChipSpec) -> int:
+    """The rate of the dot product engine for elements of a width; of the vector cores where it has none."""
+    names = {1: ("int8", "fp8"), 2: ("fp16", "bf16"), 4: ("tf32",)}[element_bytes]
+    rates = [spec.pe.dpe.mac_per_cycle[name] for name in names if name in spec.pe.dpe.mac_per_cycle]
+    return max(rates, default=spec.pe.cores.vector_mac_per_cycle.get("fp32", 2))
 
 
 def launch_arguments(
