@@ -145,23 +145,26 @@ def _kernel(
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
+class Plan:
+    """How a launch runs: the kernel, its grid, the integers after tensors and scalars."""
+
     kernel: Any
     grid: tuple[int, ...]
     integers: tuple[int, ...]
 
 
-_plans: dict[tuple, _Plan] = {}
+_plans: dict[tuple, Plan] = {}
 
 
-def _plan(
+def plan(
     operation: Operation,
     shape: tuple[int, ...],
     tensors: list[torch.Tensor],
     tensor_names: tuple[str, ...],
     numbers: tuple[str, ...],
     compute: torch.dtype,
-) -> _Plan:
+) -> Plan:
+    """Walk and kernel for `operation` over `shape`. Only shapes, strides and dtypes are read: tensors may be meta."""
     w = walk(shape, tensors, keep_dims=operation.keep_dims)
     tile = (flat_block(w.sizes[0], sum(t.element_size() for t in tensors)),) if w.is_flat else row_tile(w)
     kernel = _kernel(
@@ -176,8 +179,8 @@ def _plan(
         w.needs_int64,
     )
     if w.is_flat:
-        return _Plan(kernel, (ceil_div(w.sizes[0], tile[0]),), w.sizes)
-    return _Plan(kernel, _strided_grid(w, tile), (*w.sizes, *(s for st in w.strides for s in st)))
+        return Plan(kernel, (ceil_div(w.sizes[0], tile[0]),), w.sizes)
+    return Plan(kernel, _strided_grid(w, tile), (*w.sizes, *(s for st in w.strides for s in st)))
 
 
 def _strided_grid(w: Walk, tile: tuple[int, ...]) -> tuple[int, int]:
@@ -213,9 +216,9 @@ def launch(
             values.append(value.item() if isinstance(value, torch.Tensor) else value)
             numbers.append(name)
     key = (operation.name, shape, compute, tuple(numbers), *[(t.dtype, t.shape, t.stride()) for t in tensors])
-    plan = _plans.get(key)
-    if plan is None:
+    found = _plans.get(key)
+    if found is None:
         full = tuple(outs[0].shape) if shape is None else shape
-        plan = _plans[key] = _plan(operation, full, tensors, tuple(names), tuple(numbers), compute)
+        found = _plans[key] = plan(operation, full, tensors, tuple(names), tuple(numbers), compute)
     arguments = [scalar_argument(v, compute) for v in (*values, *scalars)]
-    plan.kernel[plan.grid](*tensors, *arguments, *plan.integers)
+    found.kernel[found.grid](*tensors, *arguments, *found.integers)

@@ -137,15 +137,26 @@ def _softmax(x: torch.Tensor, dim: int, out: torch.Tensor, log: bool) -> torch.T
     n = rows.shape[-1] if rows.dim() else 1
     direct = out.is_contiguous() and (x.dim() == 0 or dim % x.dim() == x.dim() - 1)
     result = out if direct else torch.empty(rows.shape, dtype=out.dtype, device=out.device)
-    n_rows, acc = rows.numel() // n, _tl(accumulate_dtype(x.dtype))
-    if n <= WHOLE:
-        width = next_power_of_2(n)
-        height = _rows_of(n_rows, width)
-        mtia_softmax[(ceil_div(n_rows, height),)](rows, result, n_rows, n, ROWS=height, WIDTH=width, LOG=log, ACC=acc)
-    else:
-        mtia_softmax_long[(n_rows,)](rows, result, n_rows, n, WIDTH=BLOCK, LOG=log, ACC=acc)
+    n_rows = rows.numel() // n
+    kernel, grid, constants = softmax_launch(n_rows, n, x.dtype, log=log)
+    kernel[grid](rows, result, n_rows, n, **constants)
     _deliver(result, out, dim, direct)
     return out
+
+
+def softmax_launch(
+    n_rows: int, n: int, dtype: torch.dtype, *, log: bool, whole: int = WHOLE
+) -> tuple[Any, tuple[int], dict[str, Any]]:
+    """(kernel, grid, constants) of a softmax over rows of n elements; arguments: x, out, n_rows, n.
+
+    Rows up to `whole` are held by a program, longer ones walked in blocks.
+    """
+    flags = dict(LOG=log, ACC=_tl(accumulate_dtype(dtype)))
+    if n > whole:
+        return mtia_softmax_long, (n_rows,), dict(WIDTH=BLOCK, **flags)
+    width = next_power_of_2(n)
+    height = _rows_of(n_rows, width)
+    return mtia_softmax, (ceil_div(n_rows, height),), dict(ROWS=height, WIDTH=width, **flags)
 
 
 def _softmax_backward(g: torch.Tensor, y: torch.Tensor, dim: int, out: torch.Tensor, log: bool) -> torch.Tensor:
@@ -394,15 +405,28 @@ def _normalise(
         return out, mean, rstd
     n_rows = x.numel() // n
     w, b = _or(weight, x), _or(bias, x)
-    flags = dict(CENTRE=centre, HAS_W=weight is not None, HAS_B=bias is not None, ACC=_tl(accumulate_dtype(x.dtype)))
     arguments = (x, w, b, out, mean if centre else rstd, rstd, float(eps), n_rows, n)
-    if n <= WHOLE:
-        width = next_power_of_2(n)
-        height = _rows_of(n_rows, width)
-        mtia_layer_norm[(ceil_div(n_rows, height),)](*arguments, ROWS=height, WIDTH=width, **flags)
-    else:
-        mtia_layer_norm_long[(n_rows,)](*arguments, WIDTH=BLOCK, **flags)
+    kernel, grid, constants = norm_launch(
+        n_rows, n, x.dtype, centre=centre, weight=weight is not None, bias=bias is not None
+    )
+    kernel[grid](*arguments, **constants)
     return out, mean, rstd
+
+
+def norm_launch(
+    n_rows: int, n: int, dtype: torch.dtype, *, centre: bool, weight: bool, bias: bool, whole: int = WHOLE
+) -> tuple[Any, tuple[int], dict[str, Any]]:
+    """(kernel, grid, constants) of a normalisation of rows of n elements.
+
+    Arguments: x, weight, bias, out, mean (rstd again where not centred), rstd, eps, n_rows, n. `whole` as for
+    `softmax_launch`.
+    """
+    flags = dict(CENTRE=centre, HAS_W=weight, HAS_B=bias, ACC=_tl(accumulate_dtype(dtype)))
+    if n > whole:
+        return mtia_layer_norm_long, (n_rows,), dict(WIDTH=BLOCK, **flags)
+    width = next_power_of_2(n)
+    height = _rows_of(n_rows, width)
+    return mtia_layer_norm, (ceil_div(n_rows, height),), dict(ROWS=height, WIDTH=width, **flags)
 
 
 def _or(t: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,187 @@
+"""Vector operators (element-wise, normalisation, softmax) as a chip would run them, timed without a device.
+
+`predict_op` takes an operator over m rows of n elements; the kernels are the project's own (kernels/elementwise.py,
+normalise.py, transformer.py) with the blocks those choose. The latency is that of a repeated run: what the run before
+left in SRAM is there, unless the protocol says that it was flushed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from mtia.chips.spec import ChipSpec
+from mtia.errors import BadProblem, did_you_mean
+from mtia.kernels import copy, derived, normalise, pointwise, transformer  # noqa: F401 (derived enters its operations)
+from mtia.kernels.dtypes import compute_dtype
+from mtia.kernels.elementwise import Operation, plan
+from mtia.kernels.iteration import ceil_div, next_power_of_2
+from mtia.workloads.launches import Buffer, Call, Memory, time_call, touch_call
+from mtia.workloads.prediction import Prediction, Protocol, predicted
+
+THREADS = 1024  # lanes of the largest block of a GPU's programs
+
+DTYPES = {
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float32": torch.float32,
+    "fp32": torch.float32,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """m rows of n output elements in `dtype`, tensors taken from `memory`."""
+
+    memory: Memory
+    m: int
+    n: int
+    dtype: torch.dtype
+
+    def tensor(self, n_elements: int | None = None) -> Buffer:
+        return self.memory.buffer(self.m * self.n if n_elements is None else n_elements, self.dtype)
+
+
+def whole_row(spec: ChipSpec) -> int:
+    """Longest row that one program holds while it is normalised.
+
+    Where a PE interleaves several programs their rows are held in registers: frameworks walk rows of more than a block
+    of threads has lanes in steps (PyTorch's softmax, Inductor's reductions, vLLM's RMS norm: 1024).
+    """
+    return normalise.WHOLE if spec.pe.resident_programs == 1 else THREADS
+
+
+def flat(problem: Problem, operation: Operation, n_inputs: int) -> Call:
+    """out = operation(inputs), all contiguous."""
+    shape = (problem.m * problem.n,)
+    like = torch.empty(shape, dtype=problem.dtype, device="meta")
+    names = (*operation.outputs, *operation.inputs[:n_inputs])
+    found = plan(operation, shape, [like] * len(names), names, (), compute_dtype(problem.dtype))
+    tensors = [problem.tensor() for _ in names]
+    return Call(kernel=found.kernel, grid=found.grid, arguments=(*tensors, *found.integers))
+
+
+def gated(problem: Problem) -> Call:
+    """out[m, n] = silu(x[m, :n]) * x[m, n:]: both halves of one tensor."""
+    m, n = problem.m, problem.n
+    both = torch.empty((m, 2 * n), dtype=problem.dtype, device="meta")
+    tensors = [torch.empty((m, n), dtype=problem.dtype, device="meta"), both[:, :n], both[:, n:]]
+    operation = transformer.SILU_MUL
+    names = (*operation.outputs, *operation.inputs)
+    found = plan(operation, (m, n), tensors, names, (), compute_dtype(problem.dtype))
+    x, out = problem.tensor(2 * m * n), problem.tensor()
+    return Call(kernel=found.kernel, grid=found.grid, arguments=(out, x, x.at(n), *found.integers))
+
+
+def softmax(problem: Problem) -> Call:
+    """Along n."""
+    m, n = problem.m, problem.n
+    x, out = problem.tensor(), problem.tensor()
+    kernel, grid, constants = normalise.softmax_launch(
+        m, n, problem.dtype, log=False, whole=whole_row(problem.memory.spec)
+    )
+    return Call(kernel=kernel, grid=grid, arguments=(x, out, m, n), constants=constants)
+
+
+def layer_norm(problem: Problem, *, centre: bool, affine: bool) -> Call:
+    """Layer norm along n; without `centre` RMS norm; `affine`: with weight (and bias where centred)."""
+    m, n = problem.m, problem.n
+    x, out, weight, bias = problem.tensor(), problem.tensor(), problem.tensor(n), problem.tensor(n)
+    mean, rstd = (problem.memory.buffer(m, torch.float32) for _ in range(2))
+    kernel, grid, constants = normalise.norm_launch(
+        m, n, problem.dtype, centre=centre, weight=affine, bias=affine and centre, whole=whole_row(problem.memory.spec)
+    )
+    return Call(kernel=kernel, grid=grid, arguments=(x, weight, bias, out, mean, rstd, 1e-5, m, n), constants=constants)
+
+
+def add_rms_norm(problem: Problem) -> Call:
+    """residual += x; out = rms_norm(residual) * weight."""
+    x, residual, out, weight = problem.tensor(), problem.tensor(), problem.tensor(), problem.tensor(problem.n)
+    return Call(
+        kernel=transformer.mtia_add_rms_norm,
+        grid=(problem.m,),
+        arguments=(x, residual, weight, out, 1e-5, problem.m, problem.n),
+        constants=dict(WIDTH=next_power_of_2(problem.n)),
+    )
+
+
+def quantize(problem: Problem, group: int = 128) -> Call:
+    """To 8-bit floats with one scale for `group` columns of a row."""
+    group = min(group, problem.n)
+    groups = max(1, min(2048 // group, next_power_of_2(problem.n // group)))
+    rows = max(1, 2048 // (group * groups))
+    x = problem.tensor()
+    out = problem.memory.buffer(problem.m * problem.n, torch.float8_e4m3fn)
+    scale = problem.memory.buffer(problem.m * (problem.n // group), torch.float32)
+    return Call(
+        kernel=transformer.mtia_quantize_groups,
+        grid=(ceil_div(problem.n // group, groups), ceil_div(problem.m, rows)),
+        arguments=(x, out, scale, problem.m, problem.n),
+        constants=dict(ROWS=rows, GROUPS=groups, GROUP=group, TOP=448.0),
+    )
+
+
+OPERATORS: dict[str, Callable[[Problem], Call]] = {
+    "add": lambda p: flat(p, pointwise.ADD, 2),
+    "copy": lambda p: flat(p, copy.COPY, 1),
+    "gelu": lambda p: flat(p, pointwise.GELU_TANH, 1),
+    "softmax": softmax,
+    "layernorm": lambda p: layer_norm(p, centre=True, affine=False),
+    "rmsnorm": lambda p: layer_norm(p, centre=False, affine=True),
+    "input_layernorm": lambda p: layer_norm(p, centre=False, affine=True),
+    "add_rmsnorm": add_rms_norm,
+    "silu_mul": gated,
+    "mlp_act": gated,
+    "rope": lambda p: flat(p, transformer.ROTATE, 4),
+    "quantize": quantize,
+}
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The torch type of a dtype column. Raises BadProblem for one no vector kernel is predicted in."""
+    if name not in DTYPES:
+        known = f"known are {', '.join(DTYPES)}"
+        raise BadProblem("vector operator", argument="dtype", value=name, allowed=known + did_you_mean(name, DTYPES))
+    return DTYPES[name]
+
+
+def predict_op(
+    spec: ChipSpec, *, op: str, m: int, n: int, dtype: str = "bfloat16", protocol: Protocol, flushed: bool = False
+) -> Prediction:
+    """Latency of one vector operator over m rows of n output elements.
+
+    The same operands are used run after run, so what fits SRAM is read from there; with `flushed` the benchmark wrote
+    other data over SRAM between runs. Raises BadProblem for an unknown operator, dtype or an empty problem.
+    """
+    if op not in OPERATORS:
+        known = f"known are {', '.join(OPERATORS)}"
+        raise BadProblem("vector operator", argument="op", value=op, allowed=known + did_you_mean(op, OPERATORS))
+    for name, value in (("m", m), ("n", n)):
+        if value < 1:
+            raise BadProblem(f"vector operator {op}", argument=name, value=value, allowed="at least 1 is needed")
+    memory = Memory(spec)
+    call = OPERATORS[op](Problem(memory, m, n, dtype_named(dtype)))
+    if flushed:
+        overwrite(memory)
+    else:
+        touch_call(call, memory)
+    return predicted(spec, protocol, [time_call(call, memory)], how=f"grid {call.grid}")
+
+
+def overwrite(memory: Memory) -> None:
+    """As if a benchmark had written as many bytes of other data as SRAM holds, to clear it."""
+    memory.warm(memory.buffer(memory.spec.sram.capacity_bytes, torch.int8), written=True)
+
+
+@lru_cache(maxsize=4096)
+def predict_add(spec: ChipSpec, *, elements: int, dtype: str, protocol: Protocol) -> Prediction:
+    """out = x + y over `elements`, SRAM overwritten between runs (docs/timing.md, "Vector operators")."""
+    return predict_op(spec, op="add", m=1, n=elements, dtype=dtype, protocol=protocol, flushed=True)
+
+
+__all__ = ["OPERATORS", "predict_add", "predict_op"]
