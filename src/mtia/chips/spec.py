@@ -137,15 +137,18 @@ class SramSpec:
     latency_s: float
     line_bytes: int
     banks: int
+    read_copies: int = 1  # parts of the SRAM that each keep what their PEs read: shared data is held so many times
+    random_replacement: bool = False  # what makes room is picked at random, not least recently used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NocSpec:
-    multicast: bool  # reads of one address by PEs of one row or column merge
+    multicast: bool  # reads of one address by PEs of one row or column merge, or of one cluster of `multicast_pes`
     reduction: bool  # reduction network between PEs
     pe_bytes_per_s: float  # one PE's port
     latency_s: float  # mean PE to SRAM one way
     reduction_bytes_per_cycle: int | None = None  # of the reduction network, from PE to PE
+    multicast_pes: int | None = None  # neighbouring PEs that may share one read; none: whole rows and columns
 
     @property
     def reduction_width(self) -> int:
@@ -162,6 +165,7 @@ class DramSpec:
     latency_s: float
     channels: int
     page_bytes: int  # row-buffer granule a short access pays for
+    write_efficiency_frac: float | None = None  # best achievable share for writes among reads; none: as reads
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

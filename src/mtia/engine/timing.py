@@ -8,9 +8,10 @@ The model (facts 2 to 4; the event loop is csrc/timing.cpp, deterministic, ties 
   order, a command starting when it is issued, its engine is free, its operands are there and its buffers have room.
 * A DMA read goes over the NoC to SRAM, which is a memory-side LRU cache over DRAM; servers are first come first served,
   transfers cut through. One PE's stream is held to its port and to max_outstanding_bytes per round trip. Dirty blocks
-  evicted cost DRAM writes. Reads of a block already under way to a PE of the same row or column merge (multicast); so
-  do atomic updates of a block where there is a reduction network: one SRAM update for the row or column. Runs shorter
-  than an SRAM line pay for the line, picked rows shorter than a DRAM page for the page.
+  evicted cost DRAM writes. Reads of a block already under way to a PE of the same row or column merge (multicast; where
+  noc.multicast_pes is given, to one of the same cluster of neighbours); so do atomic updates of a block where there is
+  a reduction network: one SRAM update for the row or column. Runs shorter than an SRAM line pay for the line, picked
+  rows shorter than a DRAM page for the page.
 * Long launches of like waves: when three groups of waves took the same time, whole groups are skipped (exactly
   accounted) until the waves or the cache's behaviour change.
 """
@@ -126,6 +127,7 @@ class _CLaunch(ctypes.Structure):
                 "d2d_fs_per_byte",
                 "run_fs",
                 "reduction_fs_per_byte",
+                "dram_write_fs_per_byte",
                 "tolerance_frac",
             )
         ),
@@ -242,7 +244,8 @@ class _Call:
     def _machine(self, spec: ChipSpec) -> None:
         launch = self.launch
         cycle_fs = FS_PER_S / spec.clock_hz
-        launch.rows, launch.cols, launch.multicast = spec.grid.rows, spec.grid.cols, spec.noc.multicast
+        launch.rows, launch.cols = spec.grid.rows, spec.grid.cols
+        launch.multicast = (spec.noc.multicast_pes or 1) if spec.noc.multicast else 0
         launch.noc_latency_fs = round(spec.noc.latency_s * FS_PER_S)
         launch.sram_latency_fs = round(spec.sram.latency_s * FS_PER_S)
         launch.dram_latency_fs = round(spec.dram.latency_s * FS_PER_S)
@@ -254,6 +257,7 @@ class _Call:
         launch.port_fs_per_byte = FS_PER_S / spec.noc.pe_bytes_per_s
         launch.sram_fs_per_byte = FS_PER_S / spec.sram.bytes_per_s
         launch.dram_fs_per_byte = FS_PER_S / (spec.dram.bytes_per_s * spec.dram.efficiency_frac)
+        launch.dram_write_fs_per_byte = FS_PER_S / (spec.dram.bytes_per_s * write_efficiency(spec))
         launch.d2d_fs_per_byte = _die_to_die_fs_per_byte(spec)
         launch.run_fs = cycle_fs
         launch.reduction_fs_per_byte = cycle_fs / width if (width := spec.noc.reduction_width) else 0.0
@@ -309,6 +313,11 @@ def _issue_cycles(node: Node, trace: Trace, spec: ChipSpec) -> float:
         return 0 if node.unit == UNIT_INDEX[Unit.CORE] else node.n_commands * spec.pe.cores.scalar_issue_cycles
     command = trace.program.commands[node.first_command]
     return spec.pe.cores.dma_issue_cycles if command.operands[0].type.shape else 1
+
+
+def write_efficiency(spec: ChipSpec) -> float:
+    """Share of DRAM bandwidth that writes reach: turning the bus around costs what reads alone do not pay."""
+    return spec.dram.write_efficiency_frac or spec.dram.efficiency_frac
 
 
 def _ring(max_distance: int, n_nodes: int) -> int:

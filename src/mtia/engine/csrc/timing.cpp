@@ -52,7 +52,8 @@ struct MtiaSegment {  // resident before the launch, least recently used first
 
 struct MtiaLaunch {
     i64 n_programs;
-    i32 rows, cols, n_nodes, n_segments, ring, max_distance, can_skip, multicast;
+    i32 rows, cols, n_nodes, n_segments, ring, max_distance, can_skip;
+    i32 multicast;  // 0: none, 1: rows and columns of PEs, more: clusters of so many neighbouring PEs
     const i32 *unit;
     const i64 *cost_fs, *issue_fs;
     const i32 *access, *active;
@@ -67,6 +68,7 @@ struct MtiaLaunch {
     double read_fs_per_byte, write_fs_per_byte;      // the DMA engine
     double port_fs_per_byte, sram_fs_per_byte, dram_fs_per_byte, d2d_fs_per_byte, run_fs;
     double reduction_fs_per_byte;  // between neighbouring PEs; 0: no reduction network
+    double dram_write_fs_per_byte;
     double tolerance_frac;
     i64 max_spans;
     i32 span_pes, resident_programs;
@@ -337,8 +339,10 @@ struct Server {
     i64 free_fs = 0, busy_fs = 0;
     double fs_per_byte = 0;
     // Serves `bytes` first come first served from `arrival` on; returns when the last byte is out.
-    i64 serve(i64 arrival, i64 bytes) {
-        i64 duration = (i64)std::llround((double)bytes * fs_per_byte);
+    i64 serve(i64 arrival, i64 bytes) { return serve(arrival, bytes, fs_per_byte); }
+
+    i64 serve(i64 arrival, i64 bytes, double rate) {
+        i64 duration = (i64)std::llround((double)bytes * rate);
         free_fs = std::max(arrival, free_fs) + duration;
         busy_fs += duration;
         return free_fs;
@@ -699,7 +703,7 @@ class Simulation {
 
     void write_back(i64 t, i64 bytes) {
         if (bytes <= 0) return;
-        dram_.serve(t, bytes);
+        dram_.serve(t, bytes, in_.dram_write_fs_per_byte);
         counters_.dram_write += bytes;
     }
 
@@ -821,11 +825,14 @@ class Simulation {
     Leader *find_leader(Block &block, const Pe &pe, i64 t, bool update) {
         for (int i = 0; i < block.n_leaders; ++i) {
             Leader &leader = block.leaders[i];
-            if (leader.update == update && t <= leader.until_fs + in_.noc_latency_fs &&
-                (leader.row == pe.row || leader.col == pe.col))
-                return &leader;
+            if (leader.update == update && t <= leader.until_fs + in_.noc_latency_fs && share(leader, pe)) return &leader;
         }
         return nullptr;
+    }
+
+    bool share(const Leader &leader, const Pe &pe) const {
+        if (leader.update || in_.multicast <= 1) return leader.row == pe.row || leader.col == pe.col;
+        return (leader.row * in_.cols + leader.col) / in_.multicast == pe.id / in_.multicast;
     }
 
     void add_leader(Block &block, const Pe &pe, i64 until, bool update) {
