@@ -24,6 +24,7 @@ from mtia.chips.spec import LEAVES, ChipSpec, Figure, Source, SourceKind
 from mtia.errors import ChipFileError, UnknownChip, did_you_mean
 
 DATA = Path(__file__).parent / "data"
+ALIASES = Path(__file__).parent / "aliases.toml"
 PLAIN_KEYS = ("name", "title", "base")
 SECTIONS = optional_sections(ChipSpec)
 REASON_KEY = {
@@ -43,8 +44,14 @@ def names() -> tuple[str, ...]:
     return tuple(sorted((p.stem for p in DATA.glob("*.toml")), key=lambda n: (not n.startswith("mtia"), n)))
 
 
+@cache
+def aliases() -> dict[str, str]:
+    """Other names of chips ("A100"), as measured data call them: name in small letters -> name of a chip file."""
+    return {name.lower(): entry["chip"] for name, entry in tomllib.loads(_read(ALIASES)).items()}
+
+
 def load(chip: str | Path | ChipSpec) -> ChipSpec:
-    """A chip by name ("mtia400", "MTIA 400") or from a file. A ChipSpec is handed back as it is.
+    """A chip by name ("mtia400", "MTIA 400", an alias such as "A100") or from a file. A ChipSpec is handed back as is.
 
     Raises UnknownChip for a name nobody knows, ChipFileError for a file that says something it may not.
     """
@@ -61,6 +68,7 @@ def _canonical(name: str) -> str:
 
 @cache
 def _load_named(name: str) -> ChipSpec:
+    name = aliases().get(name, name)
     if name not in names():
         raise UnknownChip(name, known=names())
     return _load_file(DATA / f"{name}.toml")

@@ -59,7 +59,9 @@ class Leaf:
         return bool(_ZERO_IS_FINE.search(self.key))
 
 
-_ZERO_IS_FINE = re.compile(r"(^info\.generation|^launch\..*_s|spare_pes|_latency_s|\.latency_s|_cycles|idle_w|message_engines)$")
+_ZERO_IS_FINE = re.compile(
+    r"(^info\.generation|^launch\..*_s|spare_pes|_latency_s|\.latency_s|_cycles|idle_w|message_engines)$"
+)
 
 
 class BadValue(ValueError):

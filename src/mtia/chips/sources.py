@@ -19,7 +19,7 @@ DOCUMENTS = {
     "NVL40S": "NVIDIA L40S GPU: data sheet, 2023",
     "NVA40": "NVIDIA A40 data sheet and GA102 architecture white paper, 2020",
     "NVADA": "NVIDIA Ada GPU architecture white paper (RTX 4090), 2022",
-    "CUDAPG": "NVIDIA CUDA C++ Programming Guide and PTX ISA: limits and rates by compute capability, matrix instructions",
+    "CUDAPG": "NVIDIA CUDA C++ Programming Guide and PTX ISA: limits and rates by compute capability",
     "MI200": "AMD Instinct MI210 data sheet and CDNA 2 architecture white paper, 2022",
     "TPUV6E": "Google Cloud TPU v6e and TPU7x documentation pages",
 }
