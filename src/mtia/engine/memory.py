@@ -47,6 +47,20 @@ def _functions() -> dict[str, Callable]:
     return functions
 
 
+class Ranges:
+    """Address ranges (lo, hi, written, n_bytes), ready to be asked about and touched again and again."""
+
+    __slots__ = ("asked", "n", "out", "sizes", "touched")
+
+    def __init__(self, ranges: Sequence[tuple[int, int, bool, int]]) -> None:
+        self.n = len(ranges)
+        self.sizes = [r[3] for r in ranges]
+        self.asked = (ctypes.c_int64 * (2 * self.n))(*(x for r in ranges for x in r[:2]))
+        self.out = (ctypes.c_double * self.n)()
+        flat = [int(x) for r in ranges if r[1] > r[0] and r[3] > 0 for x in r]
+        self.touched = (ctypes.c_int64 * len(flat))(*flat)
+
+
 class Residency:
     """LRU over address ranges with a capacity in bytes; ranges never overlap. Deterministic (csrc/residency.cpp)."""
 
@@ -77,10 +91,12 @@ class Residency:
 
     def fractions(self, ranges: Sequence[tuple[int, int]]) -> list[float]:
         """`fraction` of several ranges at once."""
-        n = len(ranges)
-        out = (ctypes.c_double * n)()
-        self._call["fractions"](self._handle, (ctypes.c_int64 * (2 * n))(*(x for r in ranges for x in r)), n, out)
-        return out[:]
+        return self.fractions_of(Ranges([(lo, hi, False, 0) for lo, hi in ranges]))
+
+    def fractions_of(self, ranges: Ranges) -> list[float]:
+        """`fractions` of ranges prepared once."""
+        self._call["fractions"](self._handle, ranges.asked, ranges.n, ranges.out)
+        return ranges.out[:]
 
     def touch(self, lo: int, hi: int, written: bool, n_bytes: int | None = None) -> int:
         """[lo, hi) was read or written (`n_bytes` of it, default all). Returns dirty bytes evicted to DRAM.
@@ -91,8 +107,11 @@ class Residency:
 
     def touch_together(self, ranges: Iterable[tuple[int, int, bool, int]]) -> int:
         """Ranges (lo, hi, written, n_bytes) streamed side by side: each keeps the same share if not all fit."""
-        flat = [int(x) for r in ranges if r[1] > r[0] and r[3] > 0 for x in r]
-        return self._call["touch"](self._handle, (ctypes.c_int64 * len(flat))(*flat), len(flat) // 4)
+        return self.touch_all(Ranges(list(ranges)))
+
+    def touch_all(self, ranges: Ranges) -> int:
+        """`touch_together` of ranges prepared once."""
+        return self._call["touch"](self._handle, ranges.touched, len(ranges.touched) // 4)
 
     def pressure(self, incoming_bytes: int) -> int:
         """Dirty bytes that would be written back to make room for `incoming_bytes` new ones."""
@@ -109,4 +128,4 @@ class Residency:
         return Residency(self.capacity_bytes, _handle=self._call["copy"](self._handle))
 
 
-__all__ = ["Residency", "Segment"]
+__all__ = ["Ranges", "Residency", "Segment"]

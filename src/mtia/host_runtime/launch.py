@@ -22,7 +22,7 @@ from mtia.engine.functional import interpreter, tape
 from mtia.engine.functional.interpreter import Launch
 from mtia.engine.functional.memory import UNCHECKED, Allocation
 from mtia.engine.functional.tracer import trace_launch
-from mtia.engine.memory import Residency
+from mtia.engine.memory import Ranges, Residency
 from mtia.engine.roof import footprints
 from mtia.engine.timeline import KernelTiming
 from mtia.engine.timing import run_timed
@@ -39,6 +39,7 @@ from mtia.units import fs_to_s
 
 MOST_INDEX_BYTES = 1 << 16  # of index data in the key of a timing
 MOST_DATA_TIMINGS = 256  # timings kept of a program whose addresses come from memory
+MOST_KNOWN_LAUNCHES = 4096  # launches with the same arguments whose ranges are kept, a program
 RESIDENCY_STEPS = 16  # residency of an argument in SRAM is told apart in steps of 1/16
 
 
@@ -62,6 +63,15 @@ class Timed:
     work: Work
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A launch seen before with the very same arguments: what its timing is kept under, what it touches."""
+
+    layout: tuple
+    touched: tuple[Touched, ...]
+    ranges: Ranges
+
+
 @dataclass(slots=True)
 class Site:
     """What is known of one program on one chip."""
@@ -72,6 +82,7 @@ class Site:
     index_loads: frozenset[int]  # load commands whose values decide addresses, masks or control
     timings: dict[tuple, Timed] = field(default_factory=dict)
     touched: dict[tuple, tuple[Touched, ...]] = field(default_factory=dict)
+    known: dict[tuple, Known] = field(default_factory=dict)
     index_reads: dict[tuple, tuple[Touched, ...] | None] = field(default_factory=dict)  # None: cannot be cached
 
 
@@ -191,17 +202,32 @@ def _layout(site: Site, plain: Sequence[Any]) -> tuple:
 
 
 def _timed(request: Launch, site: Site, spec: ChipSpec, residency: Residency) -> Timed:
-    layout: tuple = (request.grid, _layout(site, request.arguments))
+    arguments = request.arguments
     if site.data_dependent:
+        layout = (request.grid, _layout(site, arguments))
         return _timed_by_data(request, site, spec, residency, layout)
+    known = site.known.get((request.grid, *arguments)) or _know(request, site)
+    if known is None:
+        layout = (request.grid, _layout(site, arguments))
+        return _time_and_keep(request, site, spec, residency, layout, trace_launch(request))
+    timed = site.timings.get((known.layout, _shares_of(known.ranges, residency)))
+    if timed is None:
+        return _time_and_keep(request, site, spec, residency, known.layout, trace_launch(request))
+    residency.touch_all(known.ranges)
+    return timed
+
+
+def _know(request: Launch, site: Site) -> Known | None:
+    """Remembers a launch whose layout has been timed before; None where it has not."""
+    layout = (request.grid, _layout(site, request.arguments))
     touched = site.touched.get(layout)
-    if touched is not None:
-        key = (layout, _shares(touched, request.arguments, residency))
-        timed = site.timings.get(key)
-        if timed is not None:
-            _touch(touched, request.arguments, residency)
-            return timed
-    return _time_and_keep(request, site, spec, residency, layout, trace_launch(request))
+    if touched is None:
+        return None
+    if len(site.known) >= MOST_KNOWN_LAUNCHES:
+        site.known.clear()
+    known = Known(layout, touched, _ranges(touched, request.arguments))
+    site.known[(request.grid, *request.arguments)] = known
+    return known
 
 
 def _timed_by_data(request: Launch, site: Site, spec: ChipSpec, residency: Residency, layout: tuple) -> Timed:
@@ -286,24 +312,29 @@ def _time(
 
 
 def _shares(touched: Sequence[Touched], arguments: Sequence[Any], residency: Residency) -> tuple[int, ...]:
+    return _shares_of(_ranges(touched, arguments), residency)
+
+
+def _shares_of(ranges: Ranges, residency: Residency) -> tuple[int, ...]:
     """What of SRAM's state the timing depends on: the resident share of each argument, and how much older data the rest
     of them pushes out to DRAM, as a share of what the launch touches."""
-    shares = residency.fractions([(arguments[t.parameter] + t.first, arguments[t.parameter] + t.end) for t in touched])
-    total, missing = 0, 0.0
-    for t, share in zip(touched, shares):
-        total += t.n_bytes
-        missing += (1.0 - share) * t.n_bytes
+    shares = residency.fractions_of(ranges)
+    missing = sum([(1.0 - share) * n_bytes for share, n_bytes in zip(shares, ranges.sizes)])
     pushed_out = residency.pressure(int(missing)) if missing else 0
     return (
-        round(RESIDENCY_STEPS * pushed_out / total) if pushed_out else 0,
+        round(RESIDENCY_STEPS * pushed_out / sum(ranges.sizes)) if pushed_out else 0,
         *[round(share * RESIDENCY_STEPS) for share in shares],
     )
 
 
-def _touch(touched: Sequence[Touched], arguments: Sequence[Any], residency: Residency) -> None:
-    residency.touch_together(
+def _ranges(touched: Sequence[Touched], arguments: Sequence[Any]) -> Ranges:
+    return Ranges(
         [(arguments[t.parameter] + t.first, arguments[t.parameter] + t.end, t.written, t.n_bytes) for t in touched]
     )
+
+
+def _touch(touched: Sequence[Touched], arguments: Sequence[Any], residency: Residency) -> None:
+    residency.touch_all(_ranges(touched, arguments))
 
 
 def _touched(trace: Trace, arguments: Sequence[Any]) -> tuple[Touched, ...]:

@@ -20,10 +20,12 @@ from mtia.engine.functional.memory import UNCHECKED, Allocation, Place
 from mtia.engine.functional.values import TORCH_DTYPE, Base, Box, Held, Lin, dense, full
 from mtia.errors import KernelAssertion, UnsupportedOperation
 from mtia.program import commands as c
+from mtia.program.dataflow import dataflow_of
 from mtia.program.program import TileProgram
 from mtia.program.types import Element, TileType, Value
 
-CHUNK_ELEMENTS = 1 << 18
+CHUNK_ELEMENTS = 1 << 18  # of the largest tile that is held: stays in the host's cache
+CHUNK_MOST_ELEMENTS = 1 << 24  # of the largest tile of all, should none of them stay symbolic or lent
 PARALLEL_WORK = 1 << 18
 MACS_PER_ELEMENT = 16  # multiply-adds a host core does in the time of one element's operation
 
@@ -50,6 +52,7 @@ class Plan:
 
     origins: dict[int, int] = field(default_factory=dict)  # value id -> parameter index
     largest_tile: int = 1
+    largest_held: int = 1  # the largest tile that takes memory: addresses and masks are symbolic, lent tiles are views
     largest_work: int = 1  # of one command, in units of one element's operation
     n_values: int = 0
     sequential: bool = False
@@ -73,7 +76,34 @@ def _make_plan(program: TileProgram) -> Plan:
             plan.origins[parameter.value.id] = i
     _plan_block(program.body, plan, in_while=False)
     plan.lendable = frozenset(_lendable(program))
+    plan.largest_held = _largest_held(program, plan)
     return plan
+
+
+def _largest_held(program: TileProgram, plan: Plan) -> int:
+    flow = dataflow_of(program)
+    lent = {
+        command.result.id
+        for command in program.commands
+        if command.index in plan.lendable and command.result.type.n_bytes >= memory.MIN_LENT_BYTES
+    }
+    made = (
+        v
+        for command in program.commands
+        if not isinstance(command, _COMPACT)
+        for v in (*command.results, *(a for b in command.blocks for a in b.args))
+    )
+    return max((v.type.n_elements for v in made if v.id in flow.data_values and v.id not in lent), default=1)
+
+
+_COMPACT = (c.Constant, c.Range, c.Splat, c.ExpandDims, c.Broadcast)  # one value or one row, however large the tile
+
+
+def programs_per_chunk(plan: Plan) -> int:
+    """How many program instances are interpreted at once."""
+    if plan.sequential:
+        return 1
+    return max(1, min(CHUNK_ELEMENTS // plan.largest_held, CHUNK_MOST_ELEMENTS // plan.largest_tile))
 
 
 def _lendable(program: TileProgram) -> Iterator[int]:
@@ -154,7 +184,7 @@ def host_threads(plan: Plan, n_programs: int) -> Iterator[None]:
 def run(launch: Launch) -> None:
     """Compute the launch's values in device memory. Raises what the chip would refuse, named with line and instance."""
     plan = plan_of(launch.program)
-    chunk = 1 if plan.sequential else max(1, CHUNK_ELEMENTS // plan.largest_tile)
+    chunk = programs_per_chunk(plan)
     with torch.no_grad(), host_threads(plan, launch.n_programs):
         for first in range(0, launch.n_programs, chunk):
             Interpreter(launch, plan, first, min(chunk, launch.n_programs - first)).run()

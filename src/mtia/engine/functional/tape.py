@@ -19,15 +19,17 @@ import torch
 
 from mtia.engine.functional import memory, pointwise
 from mtia.engine.functional.interpreter import (
-    CHUNK_ELEMENTS,
     HANDLERS,
     Interpreter,
     Launch,
     Plan,
     _fill_value,
+    _is_zero,
     held_mask,
     host_threads,
+    multiply_operand,
     plan_of,
+    programs_per_chunk,
 )
 from mtia.engine.functional.interpreter import run as interpret
 from mtia.engine.functional.memory import Allocation
@@ -94,7 +96,7 @@ def _record(launch: Launch) -> list[Tape] | None:
     if not _may_tape(launch, plan):
         interpret(launch)
         return None
-    chunk = max(1, CHUNK_ELEMENTS // plan.largest_tile)
+    chunk = programs_per_chunk(plan)
     tapes: list[Tape] | None = []
     with torch.no_grad(), host_threads(plan, launch.n_programs):
         for first in range(0, launch.n_programs, chunk):
@@ -107,7 +109,7 @@ def _record(launch: Launch) -> list[Tape] | None:
 def _may_tape(launch: Launch, plan: Plan) -> bool:
     program = launch.program
     return (
-        launch.n_programs * plan.largest_tile <= MAX_ELEMENTS
+        launch.n_programs * plan.largest_held <= MAX_ELEMENTS
         and not plan.sequential
         and not any(isinstance(cmd, c.While | c.AtomicCas | c.Print) for cmd in program.commands)
         and not _control_depends_on_data(program)
@@ -188,6 +190,8 @@ class Recorder(Interpreter):
                 return self.elementwise_entry(command)
             case c.Convert():
                 return self.convert_entry(command)
+            case c.MatMul() if all(isinstance(self.env[o.id], torch.Tensor) for o in command.operands):
+                return self.multiply_entry(command)
             case _:
                 return self.generic_entry(command)
 
@@ -295,6 +299,31 @@ class Recorder(Interpreter):
 
         def entry(env: Env, *_: object) -> None:
             env[result] = pointwise.convert(command, env[at])  # type: ignore[arg-type]
+
+        return entry
+
+    def multiply_entry(self, command: c.MatMul) -> Entry:
+        """The interpreter's multiply for floats whose tiles are whole; what is fixed is looked at once."""
+        a, b, acc = (self.env[o.id] for o in command.operands)
+        assert isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) and isinstance(acc, torch.Tensor)
+        shapes = [o.type.shape for o in command.operands]
+        whole = a.shape[1:] == shapes[0] and b.shape[1:] == shapes[1]
+        dtype = TORCH_DTYPE[command.result.type.element]
+        if not whole or not a.is_floating_point() or dtype is not torch.float32 or acc.dtype is not dtype:
+            return self.generic_entry(command)
+        precision, result, matmul = command.precision, command.result.id, torch.matmul
+        plain = a.dtype is b.dtype is torch.float32 and not precision.startswith("tf32")
+        (a_at, a_fixed), (b_at, b_fixed), (acc_at, acc_fixed) = self.operand_getters(command)
+        adds = acc_fixed is None or not _is_zero(acc_fixed)
+
+        def entry(env: Env, *_: object) -> None:
+            x, y = (env[a_at] if a_fixed is None else a_fixed), (env[b_at] if b_fixed is None else b_fixed)
+            if not plain:
+                x, y = multiply_operand(x, precision), multiply_operand(y, precision)  # type: ignore[arg-type]
+            product = matmul(x, y)
+            if adds:
+                product += env[acc_at] if acc_fixed is None else acc_fixed
+            env[result] = product
 
         return entry
 

@@ -387,13 +387,29 @@ _COMBINERS = {
 
 
 def _combiner_name(block: c.Block) -> str:
-    """The known combiner of a one-command region over its two arguments, else ""."""
+    """The known combiner of a region over its two arguments, else ""."""
+    if len(block.commands) == 4:
+        return _nan_keeping_extreme(block)
     if len(block.commands) != 1 or not isinstance(block.commands[0], c.Elementwise):
         return ""
     command = block.commands[0]
     if {v.id for v in command.operands} != {v.id for v in block.args} or block.yields != command.results:
         return ""
     return _COMBINERS.get(command.op, "")
+
+
+def _nan_keeping_extreme(block: c.Block) -> str:
+    """Inductor's maximum and minimum: select((a > b) | (a != a), a, b)."""
+    a, b = (v.id for v in block.args) if len(block.args) == 2 else (-1, -1)
+    reads = [[v.id for v in command.operands] for command in block.commands]
+    makes = [[v.id for v in command.results] for command in block.commands]
+    compares = [getattr(command, "predicate", "") for command in block.commands[:2]]
+    shape = [getattr(command, "op", "") for command in block.commands]
+    if shape != ["cmpf", "cmpf", "ori", "select"] or compares[1] != "une" or block.yields != block.commands[3].results:
+        return ""
+    if reads != [[a, b], [a, a], [*makes[0], *makes[1]], [*makes[2], a, b]]:
+        return ""
+    return {"ogt": "max_nan", "olt": "min_nan"}.get(compares[0], "")
 
 
 def _result_types(op: TtirOp) -> list[TileType]:
