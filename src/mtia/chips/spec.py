@@ -187,11 +187,31 @@ class HostLinkSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaleUpSpec:
+    """The fast fabric of a domain and what drives it: message engines or, with none, `message_pes` PEs.
+
+    Defaults are the assumptions shared by chips whose PEs write to their peers' memory (`docs/timing.md`,
+    Collectives). Times are of one step of a collective: what one rank does before the next can go on.
+    """
+
     domain_chips: int
     bytes_per_s: float  # per chip, one way
-    latency_s: float
+    latency_s: float  # a step whose data carries its own flags: store, link, peer sees it
     message_engines: int
     message_engine_bytes_per_cycle: int | None = None  # near-memory copy or reduce, each engine, all running
+    topology: str = "switch"  # "switch", "mesh" (a link per pair), "torus", "host" (PCIe, groups below a bridge)
+    efficiency_frac: float = 0.79  # of bytes_per_s that long stores reach
+    launch_s: float = 5e-6  # a collective of the library, enqueued back to back: host path, start, end
+    bulk_start_s: float = 1e-5  # more for one that moves data in bulk: buffers are exchanged, more warps start
+    bulk_step_s: float = 5e-6  # a step in bulk: fence, flag, peer sees it
+    message_pes: int = 32  # PEs that move data where there are no message engines
+    pe_word_bytes_per_cycle: float = 2.9  # what each of them stores to a peer: words with a flag each
+    pe_line_bytes_per_cycle: float = 5.0  # lines with a flag each
+    pe_bulk_bytes_per_cycle: float = 10.5  # without flags
+    pe_copy_bytes_per_cycle: float = 17.0  # copied inside the chip
+    multicast: bool = False  # the switch multicasts, and adds what several chips hold
+    direct_bytes: int = 65536  # message engines: most bytes that go to a peer unannounced, into a mailbox
+    group_chips: int | None = None  # topology "host": chips below one PCIe switch
+    bridge_bytes_per_s: float | None = None  # topology "host": all that crosses between the groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +220,7 @@ class ScaleOutSpec:
 
     bytes_per_s: float  # per chip, one way
     latency_s: float
+    efficiency_frac: float = 0.85  # that long messages reach
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
