@@ -4,7 +4,8 @@ A node is one thing an engine does: a DMA, a block multiply, a layout change, a 
 neighbouring vector and special-function commands (strip-mined: tiles inside a group never leave the engines).
 
 * Dependencies are the latest nodes that produced an operand, seen through free commands (splat, broadcast, ...) and
-  through the arguments and results of loops and branches.
+  through the arguments and results of loops and branches. What a loop hands to its next iteration is, inside it, the
+  value of the iteration before, also where this iteration has made its own already (software pipelining).
 * What only feeds addresses and masks of block accesses is the DMA descriptor's job and costs the DMA issue alone. A
   DMA with one address per element is one DMA command per contiguous run, unless the chip's DMA reads index lists.
 * A circular buffer of s slots makes the k-th load wait for the consumers of the (k - s)-th, and the producer of the
@@ -39,6 +40,7 @@ class Info:
     command: Command
     cost: Cost | None
     sources: tuple[tuple[int, ...], ...]  # per operand: the values it may be (through loops and branches)
+    carried: tuple[tuple[int, ...], ...]  # per operand and value: the loop that handed it on, -1 none
     operand_bytes: tuple[int, ...]
     control: tuple[int, ...]  # values that decide whether it runs
     results: tuple[int, ...]
@@ -86,6 +88,16 @@ def _infos_by_identity(program: _Identity, spec: ChipSpec) -> tuple[Info, ...]:
     return _make_infos(program.program, spec)
 
 
+def _loops_of(program: TileProgram) -> dict[int, tuple[tuple[int, int], ...]]:
+    """`_loops` of a program, computed once."""
+    return _loops_by_identity(_Identity(program))
+
+
+@lru_cache(maxsize=512)
+def _loops_by_identity(program: _Identity) -> dict[int, tuple[tuple[int, int], ...]]:
+    return _loops(program.program.body, ())
+
+
 class _Identity:
     """A program as a cache key by identity (programs hold tuples of commands: hashing one would walk it all)."""
 
@@ -112,13 +124,15 @@ def _make_infos(program: TileProgram, spec: ChipSpec) -> tuple[Info, ...]:
     flow = dataflow_of(program)
     infos = []
     for command in program.commands:
+        sources = [_resolve(v.id, aliases) for v in command.operands]
         is_memory = isinstance(command, MEMORY)
         buffer = program.buffer_of.get(command.index)
         infos.append(
             Info(
                 command=command,
                 cost=None if is_memory or flow.is_index_only(command) else cost_of(command, spec),
-                sources=tuple(_resolve(v.id, aliases) for v in command.operands),
+                sources=tuple(tuple(s) for s in sources),
+                carried=tuple(tuple(s.values()) for s in sources),
                 operand_bytes=tuple(v.type.n_bytes for v in command.operands),
                 control=tuple(root for v in control[command.index] for root in _resolve(v, aliases)),
                 results=tuple(v.id for v in command.results),
@@ -133,16 +147,20 @@ def _make_infos(program: TileProgram, spec: ChipSpec) -> tuple[Info, ...]:
 # --- values through loops and branches --------------------------------------------------------------------------------
 
 
-def _aliases(program: TileProgram) -> dict[int, tuple[int, ...]]:
-    """Value that a loop or branch hands on -> the values it may be, one step back."""
-    out: dict[int, tuple[int, ...]] = {}
+Aliases = dict[int, tuple[tuple[int, int], ...]]
+
+
+def _aliases(program: TileProgram) -> Aliases:
+    """Value that a loop or branch hands on -> the values it may be, one step back, each with the loop whose iteration
+    before it comes from (-1: this one, or no loop)."""
+    out: Aliases = {}
     for command in program.commands:
         match command:
             case c.For():
-                _alias(out, command.body.args[1:], command.operands[3:], command.body.yields)
+                _alias(out, command.body.args[1:], command.operands[3:], command.body.yields, loop=command.index)
                 _alias(out, command.results, command.operands[3:], command.body.yields)
             case c.While():
-                _alias(out, command.before.args, command.operands, command.after.yields)
+                _alias(out, command.before.args, command.operands, command.after.yields, loop=command.index)
                 _alias(out, command.after.args, command.before.yields[1:])
                 _alias(out, command.results, command.before.yields[1:])
             case c.If():
@@ -150,22 +168,43 @@ def _aliases(program: TileProgram) -> dict[int, tuple[int, ...]]:
     return out
 
 
-def _alias(out: dict[int, tuple[int, ...]], targets: Sequence, *sources: Sequence) -> None:
+def _alias(out: Aliases, targets: Sequence, *sources: Sequence, loop: int = -1) -> None:
+    """`loop`: the last of `sources` is what that loop's iteration before has made."""
+    carried = [-1] * (len(sources) - 1) + [loop]
     for i, target in enumerate(targets):
-        out[target.id] = tuple(values[i].id for values in sources if i < len(values))
+        out[target.id] = tuple((v[i].id, at) for v, at in zip(sources, carried, strict=True) if i < len(v))
 
 
-def _resolve(value: int, aliases: dict[int, tuple[int, ...]]) -> tuple[int, ...]:
-    """The values that are not aliases which `value` may stand for, in a fixed order."""
-    seen: dict[int, None] = {}
-    pending = [value]
+def _resolve(value: int, aliases: Aliases) -> dict[int, int]:
+    """The values that are not aliases which `value` may stand for, in a fixed order -> loop that handed it on (of
+    several the outermost), -1 none."""
+    seen: dict[int, int] = {}
+    pending = [(value, -1)]
     while pending:
-        v = pending.pop()
+        v, loop = pending.pop()
         if v in seen:
             continue
-        seen[v] = None
-        pending.extend(aliases.get(v, ()))
-    return tuple(v for v in seen if v not in aliases)
+        seen[v] = loop
+        pending.extend((w, via if loop < 0 else loop if via < 0 else min(via, loop)) for w, via in aliases.get(v, ()))
+    return {v: loop for v, loop in seen.items() if v not in aliases}
+
+
+def _loops(block: c.Block, outer: tuple[tuple[int, int], ...]) -> dict[int, tuple[tuple[int, int], ...]]:
+    """Command index -> the loops around it, outermost first: (index, index of the last command in it)."""
+    out: dict[int, tuple[tuple[int, int], ...]] = {}
+    for command in block.commands:
+        out[command.index] = outer
+        inside = outer
+        if isinstance(command, c.For | c.While):
+            inside = (*outer, (command.index, _last_index(command)))
+        for inner in command.blocks:
+            out.update(_loops(inner, inside))
+    return out
+
+
+def _last_index(command: Command) -> int:
+    """Commands are numbered in program order, those of a region after the command that holds it."""
+    return max((_last_index(b.commands[-1]) for b in command.blocks if b.commands), default=command.index)
 
 
 def _control_values(block: c.Block, outer: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
@@ -194,6 +233,10 @@ class _Compiler:
         self.nodes = self.schedule.nodes
         self.producers: dict[int, tuple[int, ...]] = {}  # value -> nodes it comes from
         self.defined: dict[int, tuple[int, int]] = {}  # value -> (step, active mask)
+        self.before: dict[int, tuple[int, int, tuple[int, ...]]] = {}  # the time before: (step, active mask, nodes)
+        self.loops = _loops_of(trace.program)
+        self.began: dict[int, int] = {}  # loop -> step at which its iteration under way began
+        self.last_command = -1
         self.masks: dict[int, int] = {}
         self.n_active: list[int] = []
         self.group: int = -1  # open vector group
@@ -203,6 +246,7 @@ class _Compiler:
 
     def compile(self) -> Schedule:
         for at, step in enumerate(self.trace.steps):
+            self._enter(step.command, at)
             info = self.infos[step.command]
             if info.cost is None and not info.is_memory:
                 self._pass_through(info, at)
@@ -234,24 +278,48 @@ class _Compiler:
         n = self.trace.n_programs if active < 0 else self.n_active[active]
         self.schedule.n_executions[command] = self.schedule.n_executions.get(command, 0) + n
 
+    def _enter(self, command: int, at: int) -> None:
+        """Notes where iterations begin: a loop is entered, or its innermost one around both commands goes back."""
+        last, self.last_command = self.last_command, command
+        loops = self.loops[command]
+        for i, (loop, end) in enumerate(loops):
+            if not loop < last <= end:  # from outside: this loop and all in it begin
+                self.began.update((inner, at) for inner, _ in loops[i:])
+                return
+            goes_back = command <= last and (i + 1 == len(loops) or not loops[i + 1][0] < last <= loops[i + 1][1])
+            if goes_back:
+                self.began.update((inner, at) for inner, _ in loops[i:])
+                return
+
     # --- dependencies ---
 
-    def _latest(self, values: tuple[int, ...], active: int) -> tuple[int, ...]:
+    def _latest(self, values: tuple[int, ...], carried: tuple[int, ...], active: int) -> tuple[int, ...]:
         """Nodes behind the value that was defined last (with branches: behind the last of each mask)."""
         if len(values) == 1:
             return self.producers.get(values[0], ())
-        known = sorted((self.defined[v], v) for v in values if v in self.defined)
+        known = sorted(
+            found for v, loop in zip(values, carried, strict=True) if (found := self._definition(v, loop)) is not None
+        )
         out: tuple[int, ...] = ()
-        for (_, mask), value in reversed(known):
-            out = (*out, *self.producers.get(value, ()))
+        for _, mask, nodes in reversed(known):
+            out = (*out, *nodes)
             if mask in (-1, active):
                 break
         return out
 
+    def _definition(self, value: int, loop: int) -> tuple[int, int, tuple[int, ...]] | None:
+        """(step, active mask, nodes) of the last definition, of the last before its iteration where a loop hands it on."""
+        last = self.defined.get(value)
+        if last is None:
+            return None
+        if loop >= 0 and last[0] >= self.began.get(loop, 0):
+            return self.before.get(value)
+        return (*last, self.producers.get(value, ()))
+
     def _operand_nodes(self, info: Info, active: int) -> set[int]:
         nodes: set[int] = set()
-        for values, n_bytes in zip(info.sources, info.operand_bytes, strict=True):
-            found = self._latest(values, active)
+        for values, carried, n_bytes in zip(info.sources, info.carried, info.operand_bytes, strict=True):
+            found = self._latest(values, carried, active)
             for node in found:
                 if node != self.group and self.nodes[node].unit in (1, 2):
                     self.nodes[node].local[values[0]] = n_bytes
@@ -262,6 +330,8 @@ class _Compiler:
 
     def _define(self, info: Info, at: int, active: int, nodes: tuple[int, ...]) -> None:
         for value in info.results:
+            if value in self.defined:
+                self.before[value] = (*self.defined[value], self.producers.get(value, ()))
             self.producers[value] = nodes
             self.defined[value] = (at, active)
 
@@ -298,8 +368,8 @@ class _Compiler:
             self.nodes[self.group].n_commands = 0
         deps = self._operand_nodes(info, active)
         node = self.nodes[self.group]
-        for values, n_bytes in zip(info.sources, info.operand_bytes, strict=True):
-            made_by = self._latest(values, active)
+        for values, carried, n_bytes in zip(info.sources, info.carried, info.operand_bytes, strict=True):
+            made_by = self._latest(values, carried, active)
             if made_by and self.group not in made_by:
                 node.local[values[0]] = n_bytes
         node.n_commands += 1
@@ -329,7 +399,7 @@ class _Compiler:
             return
         self.slots[info.buffer] = info.slots
         if access.write:
-            self.drains.setdefault(info.buffer, []).append((node, self._latest(info.sources[1], active)))
+            self.drains.setdefault(info.buffer, []).append((node, self._latest(info.sources[1], info.carried[1], active)))
         else:
             self.fills.setdefault(info.buffer, []).append(node)
 
