@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": "mtia.report.demo_command",
     "run": "mtia.report.run_command",
     "explain": "mtia.report.explain_command",
+    "validate": "mtia.validate.command",
     "chips": "mtia.report.chips_command",
     "roadmap": "mtia.report.roadmap_command",
 }

@@ -1,0 +1,114 @@
+"""Which chip a row's `system` is: a chip file beside the data, a chip that comes with openMTIA, or published figures.
+
+Looked up in that order. Published figures are `chips.json` beside the data (peaks, bandwidths, counts: see the public
+one): what it does not say takes the values shared by the family (`mtia.chips.published`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mtia import chips
+from mtia.chips.spec import ChipSpec
+from mtia.errors import MtiaError, UnknownChip, did_you_mean
+from mtia.validate.cases import Case, RelativeCollectiveCase
+from mtia.validate.reading import MeasuredDataError
+
+PUBLISHED_FILE = "chips.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ChipBook:
+    """Spec and where it came from, by `system` as rows write it."""
+
+    specs: Mapping[str, ChipSpec]
+    origins: Mapping[str, str]
+
+    def of(self, case: Case) -> ChipSpec:
+        return self.specs[case.system]
+
+    def with_specs(self, specs: Mapping[str, ChipSpec]) -> ChipBook:
+        return replace(self, specs=dict(specs))
+
+
+def chip_book(cases: Iterable[Case], folder: Path) -> tuple[ChipBook, list[MeasuredDataError]]:
+    """The chips of all cases; an error per row whose chip nobody knows. Raises on a chip file that cannot be read."""
+    files, published = _files(folder), _published(folder)
+    specs: dict[str, ChipSpec] = {}
+    origins: dict[str, str] = {}
+    unknown: dict[str, str] = {}
+    errors: list[MeasuredDataError] = []
+    for case in cases:
+        for system in _systems(case):
+            if system not in specs and system not in unknown:
+                found = _find(system, files, published, folder)
+                if found is None:
+                    unknown[system] = _known(system, files, published)
+                else:
+                    specs[system], origins[system] = found
+            if system in unknown:
+                problem = "is no chip that is known"
+                errors.append(MeasuredDataError(case.file, line=case.line, column="system", value=system,
+                                                problem=problem, allowed=unknown[system]))  # fmt: skip
+    return ChipBook(specs, origins), errors
+
+
+def _systems(case: Case) -> tuple[str, ...]:
+    return (case.system, case.reference_system) if isinstance(case, RelativeCollectiveCase) else (case.system,)
+
+
+def _files(folder: Path) -> dict[str, ChipSpec]:
+    """Chip files beside the data, by their own name and by the file's."""
+    found = {path.stem: chips.load(path) for path in sorted(folder.glob("*.toml"))}
+    return {**found, **{spec.name: spec for spec in found.values()}}
+
+
+def _published(folder: Path) -> dict[str, dict[str, Any]]:
+    path = folder / PUBLISHED_FILE
+    if not path.is_file():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise MeasuredDataError(path.name, line=error.lineno, problem=f"is not JSON: {error.msg}") from None
+    return {name: entry for name, entry in document.items() if isinstance(entry, dict)}
+
+
+def _find(
+    system: str, files: Mapping[str, ChipSpec], published: Mapping[str, dict[str, Any]], folder: Path
+) -> tuple[ChipSpec, str] | None:
+    plain = {name.lower(): name for name in files}
+    if system.lower() in plain:
+        return files[plain[system.lower()]], f"a chip file in {folder.name}"
+    try:
+        spec = chips.load(system)
+    except UnknownChip:
+        entry = {name.lower(): name for name in published}.get(system.lower())
+        return None if entry is None else (_from_published(entry, published[entry]), f"{PUBLISHED_FILE}, {entry}")
+    return spec, "comes with openMTIA" if spec.name == system else f"comes with openMTIA as {spec.name}"
+
+
+def _from_published(name: str, entry: dict[str, Any]) -> ChipSpec:
+    try:
+        return import_module("mtia.chips.published").from_published(name, entry)
+    except MtiaError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        problem = f"its published figures do not make a chip ({type(error).__name__}: {error})"
+        raise MeasuredDataError(PUBLISHED_FILE, column=name, problem=problem) from error
+
+
+def _known(system: str, files: Mapping[str, ChipSpec], published: Mapping[str, Any]) -> str:
+    words = list(dict.fromkeys((*chips.names(), *files, *published)))
+    return (
+        f"Known: {', '.join(words)}.{did_you_mean(system, words)} A new chip is a .toml file or an entry of "
+        f"{PUBLISHED_FILE} beside the data."
+    )
+
+
+__all__ = ["PUBLISHED_FILE", "ChipBook", "chip_book"]

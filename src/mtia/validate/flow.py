@@ -1,0 +1,116 @@
+"""From a folder and options to `Results`: read, choose, predict, compare."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtia.chips.spec import ChipSpec
+from mtia.errors import did_you_mean
+from mtia.validate.cases import Case
+from mtia.validate.chip_book import ChipBook, chip_book
+from mtia.validate.predict import Status
+from mtia.validate.reading import MeasuredDataError, MeasuredDataErrors, grouped
+from mtia.validate.results import Results, collect, with_rooflines
+from mtia.validate.rows import MeasuredTable, read_folder
+from mtia.validate.run import run_cases
+from mtia.validate.sampling import chosen_files, sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`files`, `chips`: only these (all where empty). `sample_n` 0: every row. `pooled`: no calibrated figure."""
+
+    folder: Path
+    files: Sequence[str] = ()
+    chips: Sequence[str] = ()
+    sample_n: int = 0
+    draw: int = 0
+    jobs: int = 2
+    fast: bool = False
+    pooled: bool = False
+    skip_unknown: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What there is to predict, on which chips, and what was skipped."""
+
+    tables: Sequence[MeasuredTable]
+    everything: Sequence[Case]  # of the tables, before chips and sample were chosen
+    cases: Sequence[Case]
+    book: ChipBook
+    skipped: Sequence[str]
+
+
+def select(options: Options) -> Selection:
+    """The rows to predict. Raises MeasuredDataErrors on rows that cannot be used, unless they are to be skipped."""
+    tables, errors = read_folder(options.folder)
+    tables = chosen_files(tables, options.files)
+    errors += [error for table in tables for error in table.errors]
+    cases = [case for table in tables for case in table.cases]
+    book, unknown = chip_book((c for c in cases if c.table != "e2e_serving"), options.folder)
+    errors += unknown
+    if errors and not options.skip_unknown:
+        raise MeasuredDataErrors(str(options.folder), errors)
+    lost = {(error.file, error.line) for error in unknown}
+    everything = [c for c in cases if (c.file, c.line) not in lost]
+    chosen = _of_chips(everything, book, options.chips)
+    if options.sample_n:
+        chosen = sample(chosen, options.sample_n, draw=options.draw)
+    return Selection(tables=tables, everything=everything, cases=chosen, book=book, skipped=grouped(errors))
+
+
+def _of_chips(cases: Sequence[Case], book: ChipBook, words: Sequence[str]) -> list[Case]:
+    """The cases of the named chips; a name may be the chip's or as the rows write it. Raises on one without rows."""
+    if not words:
+        return list(cases)
+    names = {system: {system.lower(), spec.name.lower()} for system, spec in book.specs.items()}
+    known = sorted({name for both in names.values() for name in both})
+    for word in words:
+        if word.lower() not in known:
+            raise MeasuredDataError("--chip", value=word, problem="has no rows here",
+                                    allowed=f"There are {', '.join(known)}.{did_you_mean(word, known)}")  # fmt: skip
+    wanted = {word.lower() for word in words}
+    return [case for case in cases if names.get(case.system, set()) & wanted]
+
+
+def validate(
+    options: Options, *, selection: Selection | None = None, progress: Callable[[int], Any] = lambda done: None
+) -> Results:
+    """Predict and compare. Raises MeasuredDataErrors, ChipFileError."""
+    chosen = selection or select(options)
+    specs = _specs(chosen.book.specs, options)
+    start = time.perf_counter()
+    answers = run_cases(chosen.cases, specs, jobs=options.jobs, fast=options.fast, progress=progress)
+    wall_s = time.perf_counter() - start
+    by_status = collect(chosen.cases, answers, specs)
+    rows, fits = with_rooflines(by_status[Status.PREDICTED], chosen.everything, specs)
+    return Results(
+        folder=str(options.folder), rows=rows, failed=by_status[Status.FAILED],
+        missing=by_status[Status.NO_PREDICTOR], later=by_status[Status.LATER], skipped=chosen.skipped,
+        chips={s: spec for s, spec in specs.items() if any(c.system == s for c in chosen.cases)},
+        origins=chosen.book.origins, fits=fits, wall_s=wall_s, note=_note(options, len(chosen.cases)),
+    )  # fmt: skip
+
+
+def _specs(specs: Mapping[str, ChipSpec], options: Options) -> dict[str, ChipSpec]:
+    return dict(specs)
+
+
+def _note(options: Options, n_rows: int) -> str:
+    """What is not the plain run over all rows."""
+    said = [f"{n_rows:,} rows"]
+    if options.sample_n:
+        said.append(f"draw {options.draw} of {options.sample_n} rows per file and chip")
+    if options.fast:
+        said.append("analytical fast path where there is one")
+    if options.pooled:
+        said.append("every calibrated figure replaced by the value pooled over the other chips")
+    return "; ".join(said)
+
+
+__all__ = ["Options", "Selection", "select", "validate"]
