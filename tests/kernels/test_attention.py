@@ -28,10 +28,12 @@ def _expected(
 
 
 @pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("lookahead", [False, True])
 @pytest.mark.parametrize(("S_q", "S_k", "D"), [(64, 64, 32), (37, 37, 16), (70, 130, 20), (1, 5, 64)])
-def test_forward(S_q: int, S_k: int, D: int, causal: bool) -> None:
+def test_forward(S_q: int, S_k: int, D: int, causal: bool, lookahead: bool) -> None:
     q, k, v = _random(2, 3, S_q, D), _random(2, 3, S_k, D, seed=1), _random(2, 3, S_k, D, seed=2)
-    got, lse = attention(q.to("mtia"), k.to("mtia"), v.to("mtia"), causal=causal, with_lse=True, tile=(32, 16))
+    moved = [x.to("mtia") for x in (q, k, v)]
+    got, lse = attention(*moved, causal=causal, with_lse=True, tile=(32, 16), lookahead=lookahead)
     torch.testing.assert_close(got.cpu().double(), _expected(q, k, v, causal), atol=1e-5, rtol=1e-4)
     scores = q.double() @ k.double().mT / D**0.5
     if causal:
@@ -42,11 +44,20 @@ def test_forward(S_q: int, S_k: int, D: int, causal: bool) -> None:
 
 @pytest.mark.parametrize("window", [1, 7, 16, 100])
 @pytest.mark.parametrize("first", [0, 13])
-def test_window_and_grouped_heads(window: int, first: int) -> None:
+@pytest.mark.parametrize(("packed", "lookahead"), [(False, False), (False, True), (True, False), (True, True)])
+def test_window_and_grouped_heads(window: int, first: int, packed: bool, lookahead: bool) -> None:
+    """Three query heads a KV head: packed, a tile has rows for four, of which one is empty."""
     q, k, v = _random(2, 6, 50, 16), _random(2, 2, 63, 16, seed=1), _random(2, 2, 63, 16, seed=2)
     moved = [x.to("mtia") for x in (q, k, v)]
-    got, _ = attention(*moved, causal=True, window=window, q_first=first, tile=(16, 16))
+    got, lse = attention(
+        *moved, causal=True, window=window, q_first=first, tile=(16, 16), packed=packed, lookahead=lookahead,
+        with_lse=True,
+    )  # fmt: skip
     torch.testing.assert_close(got.cpu().double(), _expected(q, k, v, True, window, first), atol=1e-5, rtol=1e-4)
+    scores = q.double() @ k.repeat_interleave(3, 1).double().mT / 4
+    scores = scores.masked_fill(~_seen(50, 63, window, first), float("-inf"))
+    assert lse is not None
+    torch.testing.assert_close(lse.cpu().double(), scores.logsumexp(-1), atol=1e-5, rtol=1e-4)
 
 
 def test_any_strides_and_bfloat16() -> None:

@@ -308,7 +308,7 @@ class _Compiler:
         return out
 
     def _definition(self, value: int, loop: int) -> tuple[int, int, tuple[int, ...]] | None:
-        """(step, active mask, nodes) of the last definition, of the last before its iteration where a loop hands it on."""
+        """(step, active mask, nodes) of the last definition, before its iteration where a loop hands it on."""
         last = self.defined.get(value)
         if last is None:
             return None
@@ -399,7 +399,9 @@ class _Compiler:
             return
         self.slots[info.buffer] = info.slots
         if access.write:
-            self.drains.setdefault(info.buffer, []).append((node, self._latest(info.sources[1], info.carried[1], active)))
+            self.drains.setdefault(info.buffer, []).append(
+                (node, self._latest(info.sources[1], info.carried[1], active))
+            )
         else:
             self.fills.setdefault(info.buffer, []).append(node)
 

@@ -22,7 +22,7 @@ LOG2_E = math.log2(math.e)
 _INT32_LIMIT = 2**31 - 1
 
 _FORWARD_INTEGERS = [
-    "S_q", "S_k", "H", "G", "pairs", "q_first", "window",
+    "S_q", "S_k", "H", "G", "units", "run", "q_first", "window",
     "q_b", "q_h", "q_s", "q_d", "k_b", "k_h", "k_s", "k_d", "v_b", "v_h", "v_s", "v_d", "o_b", "o_h", "o_s", "o_d",
 ]  # fmt: skip
 _SPLIT_INTEGERS = [
@@ -90,82 +90,110 @@ def _value_block(v_at, at, v_s, d, D, n, S_k, EVEN_D: tl.constexpr, MASKED: tl.c
 def mtia_attention_forward(
     q_ptr, k_ptr, v_ptr, out_ptr, lse_ptr,
     scale, out_scale,
-    S_q, S_k, H, G, pairs, q_first, window,
+    S_q, S_k, H, G, units, run, q_first, window,
     q_b, q_h, q_s, q_d, k_b, k_h, k_s, k_d, v_b, v_h, v_s, v_d, o_b, o_h, o_s, o_d,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, D: tl.constexpr,
-    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, HAS_LSE: tl.constexpr, TYPE: tl.constexpr, INDEX: tl.constexpr,
+    BQ: tl.constexpr, BG: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, D: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, HAS_LSE: tl.constexpr, LOOKAHEAD: tl.constexpr,
+    TYPE: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """BM queries of one head: out = softmax(scale q k^T) v. scale holds log2 e; query i has position q_first + i.
+    """BQ queries of one head, or (BG > 1) of all G heads of one KV head: out = softmax(scale q k^T) v.
 
-    The scores of the next block of keys are multiplied before the weights of this one are needed, so that the dot
-    product engine works during the exponentials. Whole blocks below the diagonal are not masked.
-    Tiles are walked section by section of `pairs` heads: the longest (last) tiles of a section first, and every other
-    section the other way round, so that all PEs get tiles of like total length.
+    scale holds log2 e; query i has position q_first + i. A batch has `units` = H or, packed, H / G such heads.
+    Whole blocks below the diagonal are not masked. Tiles are walked in sections of `run` units: the longest (last)
+    tiles of a section first, and every other section the other way round, so that all PEs get tiles of like total
+    length. LOOKAHEAD: the scores of the next block are multiplied before the weights of this one are needed, so that
+    the dot product engine works during the exponentials; that takes accumulators for one more block of scores.
     TYPE: what is multiplied in (float8 or narrower caches are converted up to it).
     """
     EVEN_D: tl.constexpr = BD == D
-    tiles = tl.cdiv(S_q, BM)
+    BM: tl.constexpr = BQ * BG
+    tiles = tl.cdiv(S_q, BQ)
     program = tl.program_id(0)
-    section = program // (pairs * tiles)
-    within = program % (pairs * tiles)
-    rank = within // pairs
+    section = program // (run * tiles)
+    within = program % (run * tiles)
+    rank = within // run
     tile = rank if section % 2 == 1 else tiles - 1 - rank
-    pair = section * pairs + within % pairs
-    head = pair % H
-    batch = (pair // H).to(INDEX)
-    m = tl.arange(0, BM)
+    unit = section * run + within % run
+    batch = (unit // units).to(INDEX)
+    unit = unit % units
+    if BG > 1:
+        head = unit * G
+        kv_head = unit
+    else:
+        head = unit
+        kv_head = unit // G
     n = tl.arange(0, BN)
     d = tl.arange(0, BD)
-    row = tile * BM + m
-    first_row = tile * BM + q_first
+    g = tl.arange(0, BG)
+    query = tile * BQ + tl.arange(0, BQ)
+    position = tl.reshape(tl.broadcast_to((query + q_first)[:, None], (BQ, BG)), (BM,))
+    first_row = tile * BQ + q_first
     stop = S_k
     if CAUSAL:
-        stop = min(S_k, first_row + BM)
+        stop = min(S_k, first_row + BQ)
     start = 0
     if WINDOWED:
         start = max(0, first_row - window + 1) // BN * BN
     last = start + max(0, stop - start - 1) // BN * BN  # first key of the last block
-    whole = start if WINDOWED else last  # blocks from here on are masked
+    whole = start if WINDOWED else S_k // BN * BN  # blocks from here on are masked
     if CAUSAL and not WINDOWED:
-        whole = min(last, max(0, first_row + 1) // BN * BN)
-    q_mask = (row < S_q)[:, None] & (d < D)[None, :]
-    q_at = q_ptr + batch * q_b + head * q_h + row.to(INDEX)[:, None] * q_s + d[None, :] * q_d
-    k_at = k_ptr + batch * k_b + (head // G) * k_h + d[:, None] * k_d + n.to(INDEX)[None, :] * k_s
-    v_at = v_ptr + batch * v_b + (head // G) * v_h + n.to(INDEX)[:, None] * v_s + d[None, :] * v_d
-    q = tl.load(q_at, mask=q_mask, other=0.0).to(TYPE)
+        whole = min(whole, max(0, first_row + 1) // BN * BN)
+    q_mask = (query < S_q)[:, None, None] & (head + g < H)[None, :, None] & (d < D)[None, None, :]
+    if BG > 1:
+        q_mask = q_mask & (g < G)[None, :, None]
+    q_at = q_ptr + batch * q_b + head * q_h + query.to(INDEX)[:, None, None] * q_s + g[None, :, None] * q_h
+    k_at = k_ptr + batch * k_b + kv_head * k_h + d[:, None] * k_d + n.to(INDEX)[None, :] * k_s
+    v_at = v_ptr + batch * v_b + kv_head * v_h + n.to(INDEX)[:, None] * v_s + d[None, :] * v_d
+    q = tl.reshape(tl.load(q_at + d[None, None, :] * q_d, mask=q_mask, other=0.0), (BM, BD)).to(TYPE)
     top = tl.full((BM,), float("-inf"), tl.float32)
     total = tl.full((BM,), 0, tl.float32)
     acc = tl.full((BM, BD), 0, tl.float32)
-    s = tl.dot(q, _key_block(k_at, start, k_s, d, D, n, S_k, EVEN_D, True, TYPE), input_precision="ieee")
-    for at in range(start, whole, BN):
-        k = _key_block(k_at, at + BN, k_s, d, D, n, S_k, EVEN_D, True, TYPE)
-        s_next = tl.dot(q, k, input_precision="ieee")
-        p, top, total, alpha = _softmax_step(s, top, total, scale, False)
-        p = p.to(TYPE)
-        v = _value_block(v_at, at, v_s, d, D, n, S_k, EVEN_D, False, TYPE)
-        acc = tl.dot(p, v, acc * alpha[:, None], input_precision="ieee")
-        s = s_next
-    for at in range(whole, last, BN):
-        k = _key_block(k_at, at + BN, k_s, d, D, n, S_k, EVEN_D, True, TYPE)
-        s_next = tl.dot(q, k, input_precision="ieee")
-        s = _masked(s, row + q_first, at + n, S_k, window, CAUSAL, WINDOWED)
+    if LOOKAHEAD:
+        whole = min(whole, last)
+        s = tl.dot(q, _key_block(k_at, start, k_s, d, D, n, S_k, EVEN_D, True, TYPE), input_precision="ieee")
+        for at in range(start, whole, BN):
+            k = _key_block(k_at, at + BN, k_s, d, D, n, S_k, EVEN_D, True, TYPE)
+            s_next = tl.dot(q, k, input_precision="ieee")
+            p, top, total, alpha = _softmax_step(s, top, total, scale, False)
+            p = p.to(TYPE)
+            v = _value_block(v_at, at, v_s, d, D, n, S_k, EVEN_D, False, TYPE)
+            acc = tl.dot(p, v, acc * alpha[:, None], input_precision="ieee")
+            s = s_next
+        for at in range(whole, last, BN):
+            k = _key_block(k_at, at + BN, k_s, d, D, n, S_k, EVEN_D, True, TYPE)
+            s_next = tl.dot(q, k, input_precision="ieee")
+            s = _masked(s, position, at + n, S_k, window, CAUSAL, WINDOWED)
+            p, top, total, alpha = _softmax_step(s, top, total, scale, True)
+            p = p.to(TYPE)
+            v = _value_block(v_at, at, v_s, d, D, n, S_k, EVEN_D, True, TYPE)
+            acc = tl.dot(p, v, acc * alpha[:, None], input_precision="ieee")
+            s = s_next
+        s = _masked(s, position, last + n, S_k, window, CAUSAL, WINDOWED)
         p, top, total, alpha = _softmax_step(s, top, total, scale, True)
         p = p.to(TYPE)
-        v = _value_block(v_at, at, v_s, d, D, n, S_k, EVEN_D, True, TYPE)
+        v = _value_block(v_at, last, v_s, d, D, n, S_k, EVEN_D, True, TYPE)
         acc = tl.dot(p, v, acc * alpha[:, None], input_precision="ieee")
-        s = s_next
-    s = _masked(s, row + q_first, last + n, S_k, window, CAUSAL, WINDOWED)
-    p, top, total, alpha = _softmax_step(s, top, total, scale, True)
-    p = p.to(TYPE)
-    v = _value_block(v_at, last, v_s, d, D, n, S_k, EVEN_D, True, TYPE)
-    acc = tl.dot(p, v, acc * alpha[:, None], input_precision="ieee")
+    else:
+        for at in range(start, whole, BN):
+            k = _key_block(k_at, at, k_s, d, D, n, S_k, EVEN_D, False, TYPE)
+            v = _value_block(v_at, at, v_s, d, D, n, S_k, EVEN_D, False, TYPE)
+            p, top, total, alpha = _softmax_step(tl.dot(q, k, input_precision="ieee"), top, total, scale, False)
+            acc = tl.dot(p.to(TYPE), v, acc * alpha[:, None], input_precision="ieee")
+        for at in range(whole, stop, BN):
+            k = _key_block(k_at, at, k_s, d, D, n, S_k, EVEN_D, True, TYPE)
+            v = _value_block(v_at, at, v_s, d, D, n, S_k, EVEN_D, True, TYPE)
+            s = _masked(tl.dot(q, k, input_precision="ieee"), position, at + n, S_k, window, CAUSAL, WINDOWED)
+            p, top, total, alpha = _softmax_step(s, top, total, scale, True)
+            acc = tl.dot(p.to(TYPE), v, acc * alpha[:, None], input_precision="ieee")
     sums = tl.where(total == 0.0, 1.0, total)
     acc = acc * (out_scale / sums)[:, None]
-    o_at = out_ptr + batch * o_b + head * o_h + row.to(INDEX)[:, None] * o_s + d[None, :] * o_d
-    tl.store(o_at, acc.to(out_ptr.dtype.element_ty), mask=q_mask)
+    o_at = out_ptr + batch * o_b + head * o_h + query.to(INDEX)[:, None, None] * o_s + g[None, :, None] * o_h
+    out = tl.reshape(acc, (BQ, BG, BD)).to(out_ptr.dtype.element_ty)
+    tl.store(o_at + d[None, None, :] * o_d, out, mask=q_mask)
     if HAS_LSE:
-        lse = (top + tl.log2(total)) * 0.6931471805599453
-        tl.store(lse_ptr + (batch * H + head) * S_q + row, lse, mask=row < S_q)
+        lse = tl.reshape((top + tl.log2(total)) * 0.6931471805599453, (BQ, BG))
+        lse_at = lse_ptr + (batch * H + head + g)[None, :] * S_q + query[:, None]
+        tl.store(lse_at, lse, mask=(query < S_q)[:, None] & (g < (G if BG > 1 else 1))[None, :])
 
 
 # --- decode -----------------------------------------------------------------------------------------------------------
@@ -290,11 +318,14 @@ def attention(
     with_lse: bool = False,
     out_dtype: torch.dtype | None = None,
     tile: tuple[int, int] = (64, 64),
+    packed: bool = False,
+    lookahead: bool = True,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """softmax(scale q k^T) v of q [B, H, S_q, D] with k and v [B, H_kv, S_k, D], any strides, H a multiple of H_kv.
 
     causal: query i sees keys up to q_first + i. window: and of those the last `window` (0: all). scale: default
     1 / sqrt(D); float8 operands' own scales belong in it and in v_scale. Also returns log-sum-exp [B, H, S_q] if asked.
+    tile: queries and keys of one block; packed: all query heads of a KV head share the rows of one program.
     """
     B, H, S_q, D = q.shape
     H_kv, S_k = k.shape[1], k.shape[2]
@@ -305,14 +336,16 @@ def attention(
     lse = torch.empty((B, H, S_q), dtype=torch.float32, device=q.device) if with_lse else None
     if out.numel() == 0:
         return out, lse
-    BM, BN = min(tile[0], next_power_of_2(S_q)), min(tile[1], next_power_of_2(S_k))
-    mtia_attention_forward[(ceil_div(S_q, BM) * B * H,)](
+    BG = next_power_of_2(group) if packed else 1
+    BQ, BN = min(max(1, tile[0] // BG), next_power_of_2(S_q)), min(tile[1], next_power_of_2(S_k))
+    units = H_kv if packed else H
+    mtia_attention_forward[(ceil_div(S_q, BQ) * B * units,)](
         q, k, v, out, out if lse is None else lse,
         (D**-0.5 if scale is None else scale) * LOG2_E, v_scale,
-        S_q, S_k, H, group, group, q_first, window,
+        S_q, S_k, H, group, units, 1 if packed else group, q_first, window,
         *q.stride(), *k.stride(), *v.stride(), *out.stride(),
-        BM=BM, BN=BN, BD=next_power_of_2(D), D=D, CAUSAL=causal, WINDOWED=window > 0, HAS_LSE=with_lse,
-        TYPE=_tl(q.dtype), INDEX=_index(q, k, v, out),
+        BQ=BQ, BG=BG, BN=BN, BD=next_power_of_2(D), D=D, CAUSAL=causal, WINDOWED=window > 0, HAS_LSE=with_lse,
+        LOOKAHEAD=lookahead, TYPE=_tl(q.dtype), INDEX=_index(q, k, v, out),
     )  # fmt: skip
     return out, lse
 

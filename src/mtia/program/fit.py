@@ -33,6 +33,8 @@ def fit(program: TileProgram, spec: ChipSpec, *, strict: bool = True) -> TilePro
     OutOfLocalMemory; without `strict` the last two are ChipLimitWarnings and the program runs as if it fit."""
     check_dtypes(program, spec)
     buffers = share_buffers(program, spec.pe.circular_buffers)
+    if _total(buffers) > spec.pe.local_memory_bytes and len({b.id for b in buffers}) == len(buffers):
+        buffers = share_by_tensor(program)
     used = len({b.id for b in buffers})
     if used > spec.pe.circular_buffers:
         limit, source = spec.pe.circular_buffers, _source(spec, "pe.circular_buffers")
@@ -107,6 +109,52 @@ def share_buffers(program: TileProgram, limit: int) -> tuple[CircularBuffer, ...
         free_at[at : at + 1] = [end]
         shared.append(replace(b, id=at))
     return tuple(sorted(shared, key=lambda b: b.command))
+
+
+def share_by_tensor(program: TileProgram) -> tuple[CircularBuffer, ...]:
+    """Tiles of one tensor that are loaded at several places and never alive together (the masked and the plain loop of
+    a kernel) share one ring, its slots as they were."""
+    spans, origins = _lifetimes(program), _origins(program)
+    rings: list[tuple[tuple, list[CircularBuffer]]] = []
+    for b in sorted(program.buffers, key=lambda b: spans[b.command]):
+        origin = origins.get(program.commands[b.command].operands[0].id, -1)
+        key = (origin, _drains(program, b), b.tile) if origin >= 0 else (b.id,)
+        ring = next((r for k, r in rings if k == key and _apart(spans[b.command], r, spans)), None)
+        if ring is None:
+            rings.append((key, [b]))
+        else:
+            ring.append(b)
+    shared = [replace(b, id=i) for i, (_, ring) in enumerate(rings) for b in ring]
+    return tuple(sorted(shared, key=lambda b: b.command))
+
+
+def _apart(span: tuple[int, int], ring: Sequence[CircularBuffer], spans: dict[int, tuple[int, int]]) -> bool:
+    return all(span[0] > spans[b.command][1] or span[1] < spans[b.command][0] for b in ring)
+
+
+def _origins(program: TileProgram) -> dict[int, int]:
+    """Pointer value -> the parameter that it is computed from."""
+    out = {p.value.id: i for i, p in enumerate(program.parameters) if p.value.type.is_pointer}
+
+    def follow(targets: Sequence, sources: Sequence) -> None:
+        for target, source in zip(targets, sources):
+            if source.id in out:
+                out[target.id] = out[source.id]
+
+    for command in program.commands:
+        match command:
+            case c.For():
+                follow(command.body.args[1:], command.operands[3:])
+                follow(command.results, command.operands[3:])
+            case c.While():
+                follow(command.before.args, command.operands)
+                follow(command.after.args, command.operands)
+                follow(command.results, command.operands)
+            case _ if command.results and command.results[0].type.is_pointer:
+                known = next((out[o.id] for o in command.operands if o.id in out), None)
+                if known is not None:
+                    out[command.results[0].id] = known
+    return out
 
 
 def _lifetimes(program: TileProgram) -> dict[int, tuple[int, int]]:
