@@ -140,6 +140,11 @@ class SramSpec:
     read_copies: int = 1  # parts of the SRAM that each keep what their PEs read: shared data is held so many times
     random_replacement: bool = False  # what makes room is picked at random, not least recently used
 
+    @property
+    def shared_bytes(self) -> int:
+        """Room for data that all PEs read."""
+        return self.capacity_bytes // self.read_copies
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NocSpec:

@@ -249,7 +249,7 @@ class _Call:
         launch.noc_latency_fs = round(spec.noc.latency_s * FS_PER_S)
         launch.sram_latency_fs = round(spec.sram.latency_s * FS_PER_S)
         launch.dram_latency_fs = round(spec.dram.latency_s * FS_PER_S)
-        launch.sram_capacity_bytes, launch.sram_line_bytes = spec.sram.capacity_bytes, spec.sram.line_bytes
+        launch.sram_capacity_bytes, launch.sram_line_bytes = spec.sram.shared_bytes, spec.sram.line_bytes
         launch.dram_page_bytes = spec.dram.page_bytes
         launch.max_outstanding_bytes = spec.pe.dma.max_outstanding_bytes
         launch.read_fs_per_byte = cycle_fs / spec.pe.dma.read_bytes_per_cycle

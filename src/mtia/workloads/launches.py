@@ -45,7 +45,7 @@ class Memory:
 
     def __init__(self, spec: ChipSpec) -> None:
         self.spec = spec
-        self.residency = Residency(spec.sram.capacity_bytes)
+        self.residency = Residency(spec.sram.shared_bytes)
         self._next = FIRST_ADDRESS
 
     def buffer(self, n_elements: int, dtype: torch.dtype) -> Buffer:

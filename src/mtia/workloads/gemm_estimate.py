@@ -1,0 +1,318 @@
+"""The fast path of a matrix multiplication: which tiling a library would take, and its time without simulating it.
+
+`choose(machine, problem)` weighs all tilings at once (arrays over candidates) with the figures the engine reads: whole
+tiles and waves, the dot product engine's fill, a PE's port and its bytes in flight, SRAM traffic with multicast, what
+DRAM must deliver given what SRAM kept, latency of the first step and the last tile, and the second kernel of a split
+depth.  `workloads/gemm.py` simulates the choice; searches may take the estimate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from mtia.chips.spec import ChipSpec
+from mtia.engine.timing import write_efficiency
+
+STEP_BYTES = 128  # depth of one step of a tile row: a memory line
+MOST_SLOTS = 8  # steps of one program under way: the deepest pipelines of the libraries' kernels
+SUM_BLOCK = 1024  # elements of one program of the kernel that adds partial sums
+HEIGHTS = (16, 32, 64, 128, 256)
+WIDTHS = ((16, 0), (32, 0), (64, 0), (64, 32), (128, 0), (128, 64), (256, 0))  # (BN, BN2)
+SPLITS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
+PARTIAL_BYTES = 4  # float32
+SHARPNESS = 10.0  # exponent by which resources used at once add up: how little they disturb one another
+FIXED_POINT_STEPS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """out[m, n] = x[m, k] @ w[n, k]^T. Bytes per element may be fractions (4-bit formats with their scales).
+
+    `copies`: weights rotate over so many tensors from call to call, x and out are the same ones each time.
+    """
+
+    m: int
+    n: int
+    k: int
+    mac: str  # dtype of the multiply-add
+    x_bytes: float = 2.0
+    w_bytes: float = 2.0
+    out_bytes: float = 2.0
+    copies: int = 6
+
+    @property
+    def tensor_bytes(self) -> tuple[float, float, float]:
+        """x, w, out."""
+        return self.m * self.k * self.x_bytes, self.n * self.k * self.w_bytes, self.m * self.n * self.out_bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """What of a ChipSpec bears on a matrix multiplication, in SI units, rates of one PE where not said otherwise."""
+
+    n_pes: int
+    clock_hz: float
+    mac_per_cycle: float
+    block_m: int
+    block_n: int
+    fill_cycles: float
+    accumulator_bytes: int
+    local_memory_bytes: int
+    resident_programs: int
+    port_bytes_per_s: float
+    outstanding_bytes: float
+    shares_x: int  # PEs that one read of a strip of x serves
+    shares_w: int
+    sram_bytes: float  # capacity that data read by all PEs finds
+    random_replacement: bool
+    sram_bytes_per_s: float  # chip
+    sram_latency_s: float  # PE to SRAM and back
+    dram_bytes_per_s: float  # chip, best
+    dram_write_bytes_per_s: float
+    dram_latency_s: float
+    replace_s: float
+    dynamic_w: float  # power left beside idle power
+    mac_j: float
+    sram_j: float  # per byte to a PE
+    dram_j: float
+
+    @classmethod
+    def of(cls, spec: ChipSpec, mac: str) -> Machine:
+        """The chip as a machine for one multiply-add type."""
+        return _machine(spec, mac)
+
+
+@lru_cache(maxsize=256)
+def _machine(spec: ChipSpec, mac: str) -> Machine:
+    group = spec.noc.multicast_pes
+    along = (spec.grid.cols, spec.grid.rows) if group is None else (1, group)
+    shares = along if spec.noc.multicast else (1, 1)
+    pe, dram, power = spec.pe, spec.dram, spec.power
+    dma = min(pe.dma.read_bytes_per_cycle * spec.clock_hz, spec.noc.pe_bytes_per_s)
+    return Machine(
+        n_pes=spec.grid.n_pes,
+        clock_hz=spec.clock_hz,
+        mac_per_cycle=pe.dpe.mac_per_cycle[mac],
+        block_m=pe.dpe.block_m,
+        block_n=pe.dpe.block_n,
+        fill_cycles=pe.dpe.fill_cycles,
+        accumulator_bytes=pe.dpe.accumulator_bytes,
+        local_memory_bytes=pe.local_memory_bytes,
+        resident_programs=pe.resident_programs,
+        port_bytes_per_s=dma,
+        outstanding_bytes=pe.dma.max_outstanding_bytes,
+        shares_x=shares[0],
+        shares_w=shares[1],
+        sram_bytes=spec.sram.shared_bytes,
+        random_replacement=spec.sram.random_replacement,
+        sram_bytes_per_s=spec.sram.bytes_per_s,
+        sram_latency_s=2 * spec.noc.latency_s + spec.sram.latency_s,
+        dram_bytes_per_s=dram.bytes_per_s * dram.efficiency_frac,
+        dram_write_bytes_per_s=dram.bytes_per_s * write_efficiency(spec),
+        dram_latency_s=dram.latency_s,
+        replace_s=spec.launch.replace_s,
+        dynamic_w=power.tdp_w - power.idle_w,
+        mac_j=power.mac_j.get(mac, max(power.mac_j.values())),
+        sram_j=power.sram_j_per_byte + power.noc_j_per_byte + 2 * power.local_memory_j_per_byte,
+        dram_j=power.dram_j_per_byte,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """Shares of a call's tensors that it finds in SRAM, in the steady state of a chain of calls."""
+
+    x: float
+    w: float
+    out: float
+
+
+def kept(machine: Machine, problem: Problem) -> Kept:
+    """What SRAM kept since each tensor was last touched: x and out one call ago, this copy of w `copies` calls ago.
+
+    Replacement at random: a line outlives the replacement of r of C bytes with probability exp(-r / C). Least recently
+    used: it is there if everything touched in between fits.
+    """
+    x, w, out = problem.tensor_bytes
+    room, copies = machine.sram_bytes, problem.copies
+    if copies * w + x + out <= room:
+        return Kept(x=1.0, w=1.0, out=1.0)
+    if not machine.random_replacement:
+        near = min(1.0, max(0.0, (room - w) / (x + out)))
+        return Kept(x=near, w=1.0 if copies == 1 and w + x + out <= room else 0.0, out=near)
+    replaced = x + w + out
+    for _ in range(FIXED_POINT_STEPS):
+        near, far = np.exp(-replaced / room), np.exp(-copies * replaced / room)
+        wanted = w * (1 - far) + (x + out) * (1 - near)
+        if abs(wanted - replaced) < 1e-4 * replaced:
+            break
+        replaced = (replaced + wanted) / 2
+    return Kept(x=float(near), w=float(far), out=float(near))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A tiling with the estimated seconds of its kernels. `slots`: steps under way in a PE."""
+
+    bm: int
+    bn: int
+    bn2: int
+    splits: int
+    group: int
+    slots: int
+    step: int  # elements of depth
+    kernel_s: float
+    sum_s: float  # of the kernel that adds the partial sums of a split depth; 0: none
+    bound: str
+
+    @property
+    def width(self) -> int:
+        return self.bn + self.bn2
+
+    def __str__(self) -> str:
+        split = f", depth split {self.splits} ways" if self.splits > 1 else ""
+        return f"tiles {self.bm} x {self.width}{split}"
+
+
+@lru_cache(maxsize=256)
+def _candidates(machine: Machine, out_bytes: float, step: int, step_bytes: float) -> tuple[np.ndarray, ...]:
+    """Tiles and splits that fit accumulators and, two steps deep beside the tile, local memory; arrays over all."""
+    rows = []
+    for bm in HEIGHTS:
+        for bn, bn2 in WIDTHS:
+            if bm * (bn + bn2) * PARTIAL_BYTES > machine.accumulator_bytes:
+                continue
+            for splits in SPLITS:
+                room = _room(machine, bm * (bn + bn2), splits, out_bytes)
+                if room >= 2 * (bm + bn + bn2) * step_bytes:
+                    rows.append((bm, bn, bn2, splits, room))
+    return tuple(np.array(rows, dtype=float).T)
+
+
+def _room(machine: Machine, tile: int, splits: int, out_bytes: float) -> float:
+    """Local memory beside the tile on its way out."""
+    return machine.local_memory_bytes - tile * (out_bytes if splits == 1 else PARTIAL_BYTES)
+
+
+def choose(machine: Machine, problem: Problem, held: Kept | None = None) -> Choice:
+    """The tiling of least estimated time; of equals the first (smaller tiles, fewer splits)."""
+    held = held or kept(machine, problem)
+    step = _step(problem)
+    a = _candidates(machine, problem.out_bytes, step, step * max(problem.x_bytes, problem.w_bytes))
+    return _Weighing(machine, problem, held, step, *a).best()
+
+
+def same_tiling(machine: Machine, problem: Problem, held: Kept, choice: Choice) -> Choice:
+    """The estimate of another problem with a tiling that is given."""
+    room = _room(machine, choice.bm * choice.width, choice.splits, problem.out_bytes)
+    a = (np.array([float(v)]) for v in (choice.bm, choice.bn, choice.bn2, choice.splits, room))
+    return _Weighing(machine, problem, held, choice.step, *a).best()
+
+
+def _step(problem: Problem) -> int:
+    """Elements of depth that one step takes."""
+    return max(16, int(STEP_BYTES / max(problem.x_bytes, problem.w_bytes)))
+
+
+class _Weighing:
+    """Arrays over candidates; names as in the module docstring."""
+
+    def __init__(self, machine, problem, held, step, bm, bn, bn2, splits, room) -> None:  # noqa: ANN001
+        self.machine, self.problem, self.held, self.step = machine, problem, held, step
+        self.bm, self.bn, self.bn2, self.splits, self.room = bm, bn, bn2, splits, room
+        self.width = bn + bn2
+        m, p = machine, problem
+        self.tiles_m, self.tiles_n = np.ceil(p.m / bm), np.ceil(p.n / self.width)
+        self.steps = np.ceil(np.ceil(p.k / step) / splits)
+        self.programs = self.tiles_m * self.tiles_n * splits
+        self.waves = np.ceil(self.programs / m.n_pes)
+        self.x_step, self.w_step = bm * step * p.x_bytes, self.width * step * p.w_bytes
+        self.slots = self._slots()
+        self.group = self._group()
+
+    def _slots(self) -> np.ndarray:
+        """Steps under way in a PE: of one program, or of several where the PE has them and holds them."""
+        bytes_ = self.x_step + self.w_step
+        together = np.minimum(self.waves, self.machine.resident_programs)
+        return np.maximum(2, np.minimum(np.floor(self.room / bytes_), MOST_SLOTS * together))
+
+    def _group(self) -> np.ndarray:
+        """Rows of tiles in a band: what runs at once is about as high as wide."""
+        at_once = np.minimum(self.machine.n_pes, self.tiles_m * self.tiles_n)
+        return np.clip(np.round(np.sqrt(at_once * self.width / self.bm)), 1, self.tiles_m)
+
+    def pe_s(self) -> np.ndarray:
+        """The fullest PE: each step the longest of multiply, port and round trip over slots."""
+        m = self.machine
+        blocks = np.maximum(self.bm, m.block_m) * (np.maximum(self.bn, m.block_n) + self._second_block())
+        multiply = (blocks * self.step / m.mac_per_cycle + m.fill_cycles) / m.clock_hz
+        bytes_ = self.x_step + self.w_step
+        latency = self.latency_s
+        port = bytes_ / min(m.port_bytes_per_s, m.outstanding_bytes / latency)
+        turn = (latency + bytes_ / m.port_bytes_per_s + multiply) / self.slots
+        return self.waves * self.steps * np.maximum(np.maximum(multiply, port), turn)
+
+    def _second_block(self) -> np.ndarray:
+        return np.where(self.bn2 > 0, np.maximum(self.bn2, self.machine.block_n), 0)
+
+    @property
+    def latency_s(self) -> float:
+        m = self.machine
+        return m.sram_latency_s + (1 - min(self.held.w, self.held.x)) * m.dram_latency_s
+
+    def sram_bytes(self) -> np.ndarray:
+        m = self.machine
+        shares_x = np.minimum(m.shares_x, self.tiles_n)
+        shares_w = np.minimum(m.shares_w, self.group)
+        return self.programs * self.steps * (self.x_step / shares_x + self.w_step / shares_w)
+
+    def dram_bytes(self) -> tuple[np.ndarray, float]:
+        """Read (with what later bands fetch again) and written."""
+        x, w, out = self.problem.tensor_bytes
+        strip = self.group * self.bm * self.problem.k * self.problem.x_bytes
+        fits = np.clip((self.machine.sram_bytes - strip) / w, 0, 1)
+        bands = np.ceil(self.tiles_m / self.group)
+        again = w * (bands - 1) * (1 - fits)
+        return w * (1 - self.held.w) + x * (1 - self.held.x) + again, out * (1 - self.held.out)
+
+    def sum_s(self) -> np.ndarray:
+        """The second kernel of a split depth: a round trip, all partial sums."""
+        m, p = self.machine, self.problem
+        pes = min(m.n_pes, -(-p.m * p.n // SUM_BLOCK))
+        bytes_ = p.m * p.n * (PARTIAL_BYTES * self.splits + p.out_bytes)
+        moved = bytes_ / min(m.sram_bytes_per_s, m.port_bytes_per_s * pes)
+        return np.where(self.splits > 1, 2 * m.sram_latency_s + moved, 0.0)
+
+    def best(self) -> Choice:
+        m, p = self.machine, self.problem
+        sram_bytes = self.sram_bytes()
+        read, written = self.dram_bytes()
+        dram_s = read / m.dram_bytes_per_s + written / m.dram_write_bytes_per_s
+        parts = np.stack([self.pe_s(), sram_bytes / m.sram_bytes_per_s, np.broadcast_to(dram_s, self.bm.shape)])
+        body = _together(parts)
+        out_bytes = np.where(self.splits > 1, PARTIAL_BYTES, p.out_bytes) * self.bm * self.width
+        ends = self.latency_s + m.sram_latency_s + out_bytes / m.port_bytes_per_s
+        kernel_s = body + ends
+        power_s = (m.mac_j * p.m * p.n * p.k + m.sram_j * sram_bytes + m.dram_j * (read + written)) / m.dynamic_w
+        bound = np.where(power_s > kernel_s, 3, np.argmax(parts, axis=0))
+        kernel_s, sum_s = np.maximum(kernel_s, power_s), self.sum_s()
+        seconds = kernel_s + sum_s + np.where(self.splits > 1, m.replace_s, 0.0)
+        used = (self.splits == 1) | (self.steps * (self.splits - 1) < np.ceil(p.k / self.step))
+        i = int(np.argmin(np.where(used, seconds, np.inf)))
+        name = ("dpe", "sram", "dram", "power")[int(bound[i])]
+        whole = (int(v[i]) for v in (self.bm, self.bn, self.bn2, self.splits, self.group, self.slots))
+        names = ("bm", "bn", "bn2", "splits", "group", "slots")
+        values = dict(zip(names, whole, strict=True))
+        return Choice(**values, step=self.step, kernel_s=float(kernel_s[i]), sum_s=float(sum_s[i]), bound=name)
+
+
+def _together(parts: np.ndarray) -> np.ndarray:
+    """Seconds of resources used at once, a row each: a little above the longest."""
+    longest = parts.max(axis=0)
+    return longest * ((parts / longest) ** SHARPNESS).sum(axis=0) ** (1 / SHARPNESS)
+
+
+__all__ = ["Choice", "Kept", "Machine", "Problem", "choose", "kept", "same_tiling"]
