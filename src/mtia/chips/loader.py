@@ -80,13 +80,13 @@ def _load_file(path: Path, trail: tuple[Path, ...] = ()) -> ChipSpec:
         raise ChipFileError(str(path), key="base", problem="is based on itself", value=path.name)
     text = _read(path)
     document = _parse(text, path)
-    return _build(document, path.name, _base_of(document, path, (*trail, path.resolve())))
+    return build(document, path.name, _base_of(document, path, (*trail, path.resolve())))
 
 
 def loads(text: str, *, file: str = "<text>") -> ChipSpec:
     """A chip from TOML text; `file` is what messages call it. A base is looked up by name."""
     document = _parse(text, Path(file))
-    return _build(document, file, _base_of(document, Path(file), ()))
+    return build(document, file, _base_of(document, Path(file), ()))
 
 
 def _read(path: Path) -> str:
@@ -138,7 +138,8 @@ def _or_none(section: str) -> str:
 # --- document -> figures ----------------------------------------------------------------------------------------------
 
 
-def _build(document: dict[str, Any], file: str, base: ChipSpec | None) -> ChipSpec:
+def build(document: dict[str, Any], file: str, base: ChipSpec | None) -> ChipSpec:
+    """A chip from what a TOML file says, read; `file` is what messages call it. Raises ChipFileError."""
     name, title = _identity(document, file, base)
     own, replaced, absent = _own_figures(document, file)
     figures = {**_inherited(base, own, replaced, absent), **own}
