@@ -200,6 +200,13 @@ def test_float64() -> None:
     check(lambda x: (x * 0.1 + 1e-9, x.exp(), x.sum()), values((50,), torch.float64))
 
 
+def test_float64_roots_are_not_rounded_to_float32() -> None:
+    x = values((9, 50), torch.float64).abs() + 0.1
+    exact = (1e-15, 1e-15)
+    check(lambda x: (x.sqrt(), x.rsqrt(), x**0.5), x, tolerance=exact)
+    check(lambda x: (x.norm(), x.std(1), torch.nn.functional.rms_norm(x, (50,))), x, tolerance=(1e-12, 1e-12))
+
+
 def test_foreach() -> None:
     def run(a: torch.Tensor, b: torch.Tensor) -> list[torch.Tensor]:
         out = torch._foreach_add([a, b], [b, a], alpha=2)

@@ -79,3 +79,12 @@ def integer_pow(base, exponent):
         e = e >> 1
     odd_sign = tl.where((exponent & 1) != 0, base, base * base)
     return tl.where(exponent >= 0, result, tl.where((base == 1) | (base == -1), odd_sign, base * 0))
+
+
+@triton.jit
+def square_root(x):
+    """Correctly rounded square root: `tl.sqrt_rn` has no float64, whose `tl.sqrt` rounds correctly."""
+    if x.dtype == tl.float64:
+        return tl.sqrt(x)
+    else:
+        return tl.sqrt_rn(x)

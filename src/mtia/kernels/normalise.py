@@ -16,6 +16,7 @@ import triton.language as tl
 
 from mtia.kernels.copy import contiguous, copy_strided
 from mtia.kernels.dtypes import accumulate_dtype, triton_name
+from mtia.kernels.functions import square_root
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 from mtia.kernels.registry import aten
 
@@ -237,7 +238,7 @@ def mtia_layer_norm(
         mean = tl.sum(x, 1) / N
         tl.store(mean_ptr + row, mean.to(mean_ptr.dtype.element_ty), mask=row_mask)
         x = tl.where(mask, x - mean[:, None], 0.0)
-    rstd = 1.0 / tl.sqrt_rn(tl.sum(x * x, 1) / N + tl.full([], eps, ACC))
+    rstd = 1.0 / square_root(tl.sum(x * x, 1) / N + tl.full([], eps, ACC))
     tl.store(rstd_ptr + row, rstd.to(rstd_ptr.dtype.element_ty), mask=row_mask)
     y = x * rstd[:, None]
     if HAS_W:
@@ -281,7 +282,7 @@ def mtia_layer_norm_long(
         x = tl.load(x_ptr + start + column, mask=column < N, other=0.0).to(ACC)
         x = tl.where(column < N, x - mean, 0.0)
         squares += x * x
-    rstd = 1.0 / tl.sqrt_rn(tl.sum(squares, 0) / N + tl.full([], eps, ACC))
+    rstd = 1.0 / square_root(tl.sum(squares, 0) / N + tl.full([], eps, ACC))
     tl.store(rstd_ptr + row, rstd.to(rstd_ptr.dtype.element_ty))
     for k in range(0, N, WIDTH):
         column = k + tl.arange(0, WIDTH)

@@ -123,8 +123,8 @@ _UNARY: tuple[tuple[str, Rule, str, dict[str, str]], ...] = (
     ("log2", F, "tl.log2(x)", {}),
     ("log10", F, "libdevice.log10(x)", {}),
     ("log1p", F, "libdevice.log1p(x)", {}),
-    ("sqrt", F, "tl.sqrt_rn(x)", {}),
-    ("rsqrt", F, "1.0 / tl.sqrt_rn(x)", {}),
+    ("sqrt", F, "fn.square_root(x)", {}),
+    ("rsqrt", F, "1.0 / fn.square_root(x)", {}),
     ("reciprocal", F, "1.0 / x", {}),
     ("sin", F, "tl.sin(x)", {}),
     ("cos", F, "tl.cos(x)", {}),
@@ -390,8 +390,8 @@ def div_out_mode(x: Any, other: Any, *, rounding_mode: str | None, out: torch.Te
 _POWERS = {
     2: define(Operation("square", ("x",), "x * x")),
     3: define(Operation("cube", ("x",), "x * x * x")),
-    0.5: define(Operation("pow_half", ("x",), "tl.sqrt_rn(x)")),
-    -0.5: define(Operation("pow_minus_half", ("x",), "1.0 / tl.sqrt_rn(x)")),
+    0.5: define(Operation("pow_half", ("x",), "fn.square_root(x)")),
+    -0.5: define(Operation("pow_minus_half", ("x",), "1.0 / fn.square_root(x)")),
     -1: define(Operation("pow_minus_one", ("x",), "1.0 / x")),
     -2: define(Operation("pow_minus_two", ("x",), "1.0 / (x * x)")),
 }

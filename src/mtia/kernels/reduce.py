@@ -49,7 +49,7 @@ _FOLDS = (
     Fold("mean", **_SUM, finish="acc / count", again="sum"),
     Fold("sum_abs", **_SUM, mapped="tl.abs(x)", again="sum"),
     Fold("sum_square", **_SUM, mapped="x * x", again="sum"),
-    Fold("norm2", **_SUM, mapped="x * x", finish="tl.sqrt_rn(acc)", again="sum"),
+    Fold("norm2", **_SUM, mapped="x * x", finish="fn.square_root(acc)", again="sum"),
     Fold("count_nonzero", **_SUM, mapped="(x != 0).to(x.dtype)", again="sum"),
     Fold("amax", "low", "fn.nan_max(acc, x)", "tl.reduce(acc, AXIS, fn.nan_max)"),
     Fold("amin", "high", "fn.nan_min(acc, x)", "tl.reduce(acc, AXIS, fn.nan_min)"),
@@ -555,7 +555,7 @@ def norm_dtype_out(
 
 CENTRED_SQUARE = define(Operation("centred_square", ("x", "mean"), "(x - mean) * (x - mean)"))
 SCALE = define(Operation("scale", ("x",), "x * factor", ("factor",)))
-SCALE_ROOT = define(Operation("scale_root", ("x",), "tl.sqrt_rn(x * factor)", ("factor",)))
+SCALE_ROOT = define(Operation("scale_root", ("x",), "fn.square_root(x * factor)", ("factor",)))
 
 
 def variance(
