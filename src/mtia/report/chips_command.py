@@ -97,7 +97,7 @@ def ordered_keys(spec: ChipSpec) -> list[str]:
 
 
 HEADINGS = ("PEs", "GHz", "BF16\nTFLOP/s", "8-bit\nTop/s", "4-bit\nTop/s", "SRAM\nMiB", "DRAM\nGiB", "DRAM\nTB/s",
-            "TDP\nW", "as-\nsumed")  # fmt: skip
+            "TDP\nW", "as-\nsu-\nmed")  # fmt: skip
 
 
 def chips_table(specs: list[ChipSpec]) -> Table:
@@ -116,8 +116,8 @@ def _headline(spec: ChipSpec) -> list[str]:
     rates = [best_of(formats)(spec) for formats in (("bf16",), EIGHT_BIT, FOUR_BIT)]
     return [
         str(spec.grid.n_pes), f"{spec.clock_hz / 1e9:.4g}", *("–" if r is None else f"{r / 1e12:,.0f}" for r in rates),
-        f"{spec.sram.capacity_bytes / MiB:g}", f"{spec.dram.capacity_bytes / GiB:g}",
-        f"{spec.dram.bytes_per_s / 1e12:.3g}", f"{spec.power.tdp_w:g}", str(kinds["assumed"]),
+        f"{spec.sram.capacity_bytes / MiB:g}", f"{spec.dram.capacity_bytes / GiB:.0f}",
+        f"{spec.dram.bytes_per_s / 1e12:.2f}", f"{spec.power.tdp_w:g}", str(kinds["assumed"]),
     ]  # fmt: skip
 
 
