@@ -44,7 +44,7 @@ def test_no_two_kinds_have_the_same_columns():
 
 @pytest.mark.parametrize(
     ("cells", "copies", "fewest"),
-    [("bfloat16,1,2,3,9,9,9", 6, False), ("nvfp4,1,2,3,9,9,9", None, False), ("nvfp4,1,2,3,,9,9", 6, False), ("fp8,1,2,3,,9,", 5, True)],
+    [("bfloat16,1,2,3,9,9,9", 6, False), ("nvfp4,1,2,3,9,9,9", 1, False), ("nvfp4,1,2,3,,9,9", 6, False), ("fp8,1,2,3,,9,", 5, True)],
 )  # fmt: skip
 def test_weights_rotate_as_the_collectors_that_took_part_did(folder, cells, copies, fewest):
     dtype, m, n, k, vllm, trtllm, sglang = cells.split(",")

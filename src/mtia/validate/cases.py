@@ -37,9 +37,10 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GemmCase(Case):
-    """out[m, n] = x[m, k] @ w[n, k]^T. `weight_copies`: tensors that launches rotate over (None: the one stays warm);
+    """out[m, n] = x[m, k] @ w[n, k]^T.
 
-    `fewest_copies`: the collector took as few as cover the SRAM, at most `weight_copies`.
+    `weight_copies`: tensors that launches rotate over (None: as the protocol has it); `fewest_copies`: the collector
+    took as few as cover the SRAM, at most `weight_copies`.
     """
 
     m: int

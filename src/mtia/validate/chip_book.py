@@ -1,21 +1,24 @@
-"""Which chip a row's `system` is: a chip file beside the data, a chip that comes with openMTIA, or published figures.
+"""Which chip a row's `system` is: a chip file beside the data, a machine, a chip that we have, or published figures.
 
-Looked up in that order. Published figures are `chips.json` beside the data (peaks, bandwidths, counts: see the public
-one): what it does not say takes the values shared by the family (`mtia.chips.published`).
+Looked up in that order; machines (`mtia.fabric.nodes`) are chips whose box changes their links. Published figures are
+`chips.json` beside the data (peaks, bandwidths, counts: see the public one): what it does not say takes the values
+shared by the family (`mtia.chips.published`).
 """
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from mtia import chips
+from mtia.chips.published import UnreadFigure, from_published
 from mtia.chips.spec import ChipSpec
-from mtia.errors import MtiaError, UnknownChip, did_you_mean
+from mtia.errors import UnknownChip, did_you_mean
+from mtia.fabric.nodes import nodes
 from mtia.validate.cases import Case, RelativeCollectiveCase
 from mtia.validate.reading import MeasuredDataError
 
@@ -85,22 +88,22 @@ def _find(
     plain = {name.lower(): name for name in files}
     if system.lower() in plain:
         return files[plain[system.lower()]], f"a chip file in {folder.name}"
+    if system in nodes():
+        return nodes()[system].spec, f"{nodes()[system].chip}: {nodes()[system].why}"
     try:
         spec = chips.load(system)
     except UnknownChip:
         entry = {name.lower(): name for name in published}.get(system.lower())
-        return None if entry is None else (_from_published(entry, published[entry]), f"{PUBLISHED_FILE}, {entry}")
+        return None if entry is None else _from_published(entry, published[entry])
     return spec, "comes with openMTIA" if spec.name == system else f"comes with openMTIA as {spec.name}"
 
 
-def _from_published(name: str, entry: dict[str, Any]) -> ChipSpec:
-    try:
-        return import_module("mtia.chips.published").from_published(name, entry)
-    except MtiaError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        problem = f"its published figures do not make a chip ({type(error).__name__}: {error})"
-        raise MeasuredDataError(PUBLISHED_FILE, column=name, problem=problem) from error
+def _from_published(name: str, entry: dict[str, Any]) -> tuple[ChipSpec, str]:
+    """The chip, and what was not read of its entry. Raises ChipFileError."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UnreadFigure)
+        spec = from_published(name, entry)
+    return spec, "; ".join([f"{PUBLISHED_FILE}: {spec.title}", *dict.fromkeys(str(w.message) for w in caught)])
 
 
 def _known(system: str, files: Mapping[str, ChipSpec], published: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mtia.validate.flow import Options, Selection
-    from mtia.validate.results import Results
+    from mtia.validate.validation import Results
 
 app = typer.Typer(add_completion=False)
 SAMPLE = Path("validation/sample")
@@ -24,12 +24,15 @@ def validate(
     folder: Annotated[Path, typer.Argument(help="A folder of measurements (CSV), chip files and chips.json.")] = SAMPLE,
     file: Annotated[str, typer.Option(help="Only these tables, by commas: gemm,moe.")] = "",
     chip: Annotated[str, typer.Option(help="Only these chips, by commas.")] = "",
+    dtype: Annotated[str, typer.Option(help="Only these number formats, by commas.")] = "",
     sample: Annotated[int, typer.Option(min=0, help="Rows per file and chip; 0: all.")] = 0,
     draw: Annotated[int, typer.Option(min=0, help="Which sample: draws have no row in common.")] = 0,
     worst: Annotated[int, typer.Option(min=0, help="How many of the worst rows to explain.")] = 10,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     fast: Annotated[bool, typer.Option("--fast", help="The analytical fast path where there is one.")] = False,
     pooled: Annotated[bool, typer.Option("--pooled", help="No calibrated figure of the chip's own.")] = False,
+    intervals: Annotated[bool, typer.Option("--intervals", help="Also 90 % intervals, and what is inside.")] = False,
+    draws: Annotated[int, typer.Option(min=2, max=32, help="Chips drawn from the ranges, for intervals.")] = 8,
     constants: Annotated[bool, typer.Option("--constants", help="All tables, and assumed figures too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write errors.md, errors.json and rows.csv here.")] = None,
@@ -51,8 +54,10 @@ def validate(
     from mtia.validate.plot import write_plot
     from mtia.validate.sampling import write_rows
 
-    options = flow.Options(folder=folder, files=_words(file), chips=_words(chip), sample_n=sample, draw=draw, jobs=jobs,
-                           fast=fast, pooled=pooled, skip_unknown=skip_unknown)  # fmt: skip
+    options = flow.Options(
+        folder=folder, files=_words(file), chips=_words(chip), dtypes=_words(dtype), sample_n=sample, draw=draw,
+        jobs=jobs, fast=fast, pooled=pooled, n_draws=draws if intervals else 0, skip_unknown=skip_unknown,
+    )  # fmt: skip
     before = guard.read(expected) if expected else None
     selection, console = flow.select(options), Console(stderr=as_json)
     if save_rows:
@@ -87,7 +92,7 @@ def _predicted(options: Options, selection: Selection) -> Results:
     columns = (TextColumn("predicting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(file=sys.stderr)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=len(selection.cases))
+        task = bar.add_task("", total=flow.n_predictions(options, selection))
         return flow.validate(options, selection=selection, progress=lambda done: bar.advance(task, done))
 
 

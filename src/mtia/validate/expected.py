@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mtia.errors import MtiaError
-from mtia.validate.results import Results
 from mtia.validate.tables import error_tables
+from mtia.validate.validation import Results
 
 TABLES = ("all", "by_file", "by_chip", "by_file_and_chip", "by_dtype")
 STATISTICS = ("median_frac", "mean_frac", "p90_frac")

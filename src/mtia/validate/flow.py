@@ -4,34 +4,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mtia.chips.pooled import pooled
 from mtia.chips.spec import ChipSpec
 from mtia.errors import did_you_mean
 from mtia.validate.cases import Case
 from mtia.validate.chip_book import ChipBook, chip_book
+from mtia.validate.intervals import intervals
 from mtia.validate.predict import Status
 from mtia.validate.reading import MeasuredDataError, MeasuredDataErrors, grouped
-from mtia.validate.results import Results, collect, with_rooflines
+from mtia.validate.results import collect, with_rooflines
 from mtia.validate.rows import MeasuredTable, read_folder
 from mtia.validate.run import run_cases
 from mtia.validate.sampling import chosen_files, sample
+from mtia.validate.validation import Results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`files`, `chips`: only these (all where empty). `sample_n` 0: every row. `pooled`: no calibrated figure."""
+    """`files`, `chips`, `dtypes`: only these (empty: all). `sample_n` 0: every row. `pooled`: no calibrated figure."""
 
     folder: Path
     files: Sequence[str] = ()
     chips: Sequence[str] = ()
+    dtypes: Sequence[str] = ()
     sample_n: int = 0
     draw: int = 0
     jobs: int = 2
     fast: bool = False
     pooled: bool = False
+    n_draws: int = 0  # of chips within their ranges, for intervals; 0: no intervals
     skip_unknown: bool = False
 
 
@@ -58,7 +63,7 @@ def select(options: Options) -> Selection:
         raise MeasuredDataErrors(str(options.folder), errors)
     lost = {(error.file, error.line) for error in unknown}
     everything = [c for c in cases if (c.file, c.line) not in lost]
-    chosen = _of_chips(everything, book, options.chips)
+    chosen = _of_dtypes(_of_chips(everything, book, options.chips), options.dtypes)
     if options.sample_n:
         chosen = sample(chosen, options.sample_n, draw=options.draw)
     return Selection(tables=tables, everything=everything, cases=chosen, book=book, skipped=grouped(errors))
@@ -78,6 +83,15 @@ def _of_chips(cases: Sequence[Case], book: ChipBook, words: Sequence[str]) -> li
     return [case for case in cases if names.get(case.system, set()) & wanted]
 
 
+def _of_dtypes(cases: Sequence[Case], words: Sequence[str]) -> list[Case]:
+    known = sorted({case.dtype for case in cases})
+    for word in words:
+        if word not in known:
+            raise MeasuredDataError("--dtype", value=word, problem="has no rows here",
+                                    allowed=f"There are {', '.join(known)}.{did_you_mean(word, known)}")  # fmt: skip
+    return [case for case in cases if not words or case.dtype in words]
+
+
 def validate(
     options: Options, *, selection: Selection | None = None, progress: Callable[[int], Any] = lambda done: None
 ) -> Results:
@@ -89,16 +103,26 @@ def validate(
     wall_s = time.perf_counter() - start
     by_status = collect(chosen.cases, answers, specs)
     rows, fits = with_rooflines(by_status[Status.PREDICTED], chosen.everything, specs)
-    return Results(
+    results = Results(
         folder=str(options.folder), rows=rows, failed=by_status[Status.FAILED],
         missing=by_status[Status.NO_PREDICTOR], later=by_status[Status.LATER], skipped=chosen.skipped,
         chips={s: spec for s, spec in specs.items() if any(c.system == s for c in chosen.cases)},
         origins=chosen.book.origins, fits=fits, wall_s=wall_s, note=_note(options, len(chosen.cases)),
+        pooled=options.pooled,
     )  # fmt: skip
+    if not options.n_draws:
+        return results
+    found = intervals(rows, specs, n_draws=options.n_draws, jobs=options.jobs, progress=progress)
+    return replace(results, intervals=found)
+
+
+def n_predictions(options: Options, selection: Selection) -> int:
+    """How many predictions `validate` makes, for a progress bar (rows that fail are not drawn again)."""
+    return len(selection.cases) * (1 + options.n_draws)
 
 
 def _specs(specs: Mapping[str, ChipSpec], options: Options) -> dict[str, ChipSpec]:
-    return dict(specs)
+    return {system: pooled(spec) if options.pooled else spec for system, spec in specs.items()}
 
 
 def _note(options: Options, n_rows: int) -> str:
@@ -110,7 +134,9 @@ def _note(options: Options, n_rows: int) -> str:
         said.append("analytical fast path where there is one")
     if options.pooled:
         said.append("every calibrated figure replaced by the value pooled over the other chips")
+    if options.n_draws:
+        said.append(f"intervals from {options.n_draws} chips drawn from the ranges of each")
     return "; ".join(said)
 
 
-__all__ = ["Options", "Selection", "select", "validate"]
+__all__ = ["Options", "Selection", "n_predictions", "select", "validate"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +13,13 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from mtia.validate.aims import Verdict, verdicts
 from mtia.validate.constants import constants, counts
-from mtia.validate.results import Results, RowResult
+from mtia.validate.intervals import Coverage, coverage
+from mtia.validate.results import RowResult
 from mtia.validate.statistics import Errors
-from mtia.validate.tables import (
-    ErrorTable,
-    Line,
-    Verdict,
-    error_tables,
-    explanation,
-    milliseconds,
-    shown,
-    verdicts,
-    worst,
-)
+from mtia.validate.tables import ErrorTable, Line, error_tables, explanation, milliseconds, shown, worst
+from mtia.validate.validation import Results
 
 LEGEND = (
     "errors are |predicted / measured - 1|; bias: geometric mean of predicted / measured, above 0 is too slow; "
@@ -71,8 +65,10 @@ def page(results: Results, *, n_worst: int, everything: bool) -> Iterator[Render
     if n_worst and results.rows:
         yield Text("\nWorst rows", style="bold")
         yield from (Text(line) for row in worst(results.rows, n_worst) for line in worst_lines(row))
-    if found := verdicts(results.rows):
+    if found := verdicts(results.rows, pooled=results.pooled):
         yield rich_verdicts(found)
+    if results.intervals:
+        yield rich_coverage(coverage_of(results))
     yield speed_table(results)
     yield not_predicted(results)
 
@@ -105,6 +101,28 @@ def verdict_cells(verdict: Verdict) -> list[str]:
     calibrated = "–" if verdict.calibrated_frac is None else f"{100 * verdict.calibrated_frac:.1f} %"
     return [verdict.title, f"{verdict.n:,}", f"{100 * verdict.most_frac:.0f} %", f"{100 * verdict.found_frac:.1f} %",
             calibrated, "met" if verdict.met else "missed"]  # fmt: skip
+
+
+COVERAGE_HEADINGS = ("rows", "inside", "interval", "by figures", "interval")
+
+
+def coverage_of(results: Results) -> list[Coverage]:
+    return coverage(results.intervals, lambda r: f"{r.case.file.removesuffix('.csv')}, {r.case.operator}")
+
+
+def rich_coverage(found: Sequence[Coverage]) -> Table:
+    made = _plain("Inside the 90 % interval; by figures: only the ranges of figures, not the engine's own residual")
+    made.add_column("", overflow="fold")
+    for heading in COVERAGE_HEADINGS:
+        made.add_column(heading, justify="right", no_wrap=True)
+    for line in found:
+        made.add_row(*coverage_cells(line))
+    return made
+
+
+def coverage_cells(line: Coverage) -> list[str]:
+    return [line.label, f"{line.n:,}", f"{100 * line.inside_frac:.0f} %", f"x/ {line.factor:.2f}",
+            f"{100 * line.inside_figures_frac:.0f} %", f"x/ {line.figures_factor:.2f}"]  # fmt: skip
 
 
 def worst_lines(row: RowResult) -> list[str]:
@@ -143,10 +161,10 @@ def _constant_tables(found: dict[str, dict[str, dict[str, Any]]], everything: bo
 def speed_table(results: Results) -> RenderableType:
     made = _plain(f"Milliseconds per prediction (whole run: {results.wall_s:.1f} s)")
     made.add_column("")
-    for heading in ("rows", "mean", "largest"):
+    for heading in ("rows", "median", "mean", "largest"):
         made.add_column(heading, justify="right")
-    for name, (n, mean, most) in milliseconds(results.rows, lambda r: r.case.file.removesuffix(".csv")).items():
-        made.add_row(name, f"{n:,}", f"{mean:.1f}", f"{most:.0f}")
+    for name, of in milliseconds(results.rows, lambda r: r.case.file.removesuffix(".csv")).items():
+        made.add_row(name, f"{of.n:,}", f"{of.median_ms:.1f}", f"{of.mean_ms:.1f}", f"{of.largest_ms:.0f}")
     return made
 
 
@@ -190,7 +208,8 @@ def to_json(results: Results, *, n_worst: int) -> dict[str, Any]:
         "folder": results.folder,
         "note": results.note,
         "tables": {table.name: table.to_json() for table in error_tables(results.rows)},
-        "aims": {verdict.title: verdict.to_json() for verdict in verdicts(results.rows)},
+        "aims": {verdict.title: verdict.to_json() for verdict in verdicts(results.rows, pooled=results.pooled)},
+        "intervals": {line.label: line.to_json() for line in coverage_of(results)},
         "worst": [row_json(row) for row in worst(results.rows, n_worst)],
         "not_predicted": {
             "failed": [{"row": r.case.where, "chip": r.chip, "case": str(r.case), "error": r.answer.error}
@@ -204,8 +223,7 @@ def to_json(results: Results, *, n_worst: int) -> dict[str, Any]:
         "constants": constants({spec.name: spec for spec in results.chips.values()}.values()),
         "calibrated_rooflines": {group: {"flop_frac": f.flop_frac, "byte_frac": f.byte_frac, "floor_s": f.floor_s}
                                  for group, f in sorted(results.fits.items())},
-        "speed": {"wall_s": results.wall_s, "ms_per_prediction": {
-            name: {"rows": n, "mean": mean, "largest": most} for name, (n, mean, most) in speed.items()}},
+        "speed": {"wall_s": results.wall_s, "ms_per_prediction": {name: asdict(of) for name, of in speed.items()}},
     }  # fmt: skip
 
 
@@ -244,8 +262,11 @@ def _markdown(results: Results, n_worst: int) -> Iterator[str]:
     if results.note:
         yield f"{results.note}\n"
     yield f"{LEGEND[0].upper()}{LEGEND[1:]}. Errors in %.\n"
-    if found := verdicts(results.rows):
+    if found := verdicts(results.rows, pooled=results.pooled):
         yield from _md_table("Aims", ("", "rows", "aim", "found", "cal.", ""), [verdict_cells(v) for v in found])
+    if results.intervals:
+        lines = [coverage_cells(line) for line in coverage_of(results)]
+        yield from _md_table("Inside the 90 % interval", ("", *COVERAGE_HEADINGS), lines)
     for table in error_tables(results.rows):
         yield from _md_table(table.title, ("", *HEADINGS), [[line.label, *cells(line)] for line in table.lines])
     yield "## Worst rows\n"

@@ -58,11 +58,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An entry point of `mtia.workloads`: `module`, `function`, and its keyword arguments for a case."""
+    """An entry point of `mtia.workloads`: `module`, `function`, and its keyword arguments for a case.
+
+    `bytes_of`: where the measurement is a rate, the bytes that it counts.
+    """
 
     module: str
     function: str
     arguments: Callable[[Any, ChipSpec], dict[str, Any]]
+    bytes_of: Callable[[Any], float] | None = None
 
     def __str__(self) -> str:
         return f"mtia.workloads.{self.module}.{self.function}"
@@ -103,7 +107,7 @@ def _op(case: OpCase, spec: ChipSpec) -> dict[str, Any]:
 
 def _collective(case: CollectiveCase, spec: ChipSpec) -> dict[str, Any]:
     return {"op": case.op, "n_bytes": case.n_bytes, "ranks": case.ranks, "dtype": case.dtype, "library": case.library,
-            "protocol": case.protocol}  # fmt: skip
+            "protocol": case.protocol, "ranks_per_node": case.ranks_per_node}  # fmt: skip
 
 
 def _fc(case: FcCase, spec: ChipSpec) -> dict[str, Any]:
@@ -112,6 +116,20 @@ def _fc(case: FcCase, spec: ChipSpec) -> dict[str, Any]:
 
 def _tbe(case: EmbeddingCase, spec: ChipSpec) -> dict[str, Any]:
     return {"batch": case.batch, "pooling": case.pooling, "rows": case.rows, "dim": case.dim, "row_dtype": case.dtype}
+
+
+def _tbe_bytes(case: EmbeddingCase) -> float:
+    return _bytes_by("embedding", case.dtype, case.batch, case.pooling, case.dim)
+
+
+def _tensor_op_bytes(case: TensorOpCase) -> float:
+    return _bytes_by("mtia_ops", case.op, case.m, case.k, case.n)
+
+
+def _bytes_by(module: str, *shape: object) -> float:
+    """What the source of a rate counts, by the module that predicts it."""
+    count: Any = getattr(import_module(f"mtia.workloads.{module}"), "counted_bytes")  # noqa: B009 (imported late)
+    return float(count(*shape))
 
 
 def _tensor_op(case: TensorOpCase, spec: ChipSpec) -> dict[str, Any]:
@@ -130,8 +148,8 @@ ENTRIES: tuple[tuple[Callable[[Case], bool], Entry], ...] = (
     (lambda c: isinstance(c, OpCase), Entry("pointwise", "predict_op", _op)),
     (lambda c: isinstance(c, CollectiveCase), Entry("collective", "predict_collective", _collective)),
     (lambda c: isinstance(c, FcCase), Entry("fc", "predict_fc", _fc)),
-    (lambda c: isinstance(c, EmbeddingCase), Entry("embedding", "predict_tbe", _tbe)),
-    (lambda c: isinstance(c, TensorOpCase), Entry("mtia_ops", "predict_tensor_op", _tensor_op)),
+    (lambda c: isinstance(c, EmbeddingCase), Entry("embedding", "predict_tbe", _tbe, _tbe_bytes)),
+    (lambda c: isinstance(c, TensorOpCase), Entry("mtia_ops", "predict_tensor_op", _tensor_op, _tensor_op_bytes)),
     (lambda c: isinstance(c, AddCase), Entry("pointwise", "predict_add", _add)),
 )
 
@@ -163,7 +181,7 @@ def answer(case: Case, specs: Mapping[str, ChipSpec], *, fast: bool = False) -> 
     start = time.perf_counter()
     try:
         found = _predict(case, specs, function, entry, fast)
-        seconds = found.seconds / _reference_s(case, specs, function, entry, fast)
+        seconds = found.seconds / _unit(case, specs, function, entry, fast)
         if not seconds > 0:
             raise ArithmeticError(f"predicted {found.seconds!r} s, a latency is above zero")
     except Exception as error:
@@ -180,10 +198,12 @@ def _predict(
     return function(spec, **entry.arguments(case, spec), **options)
 
 
-def _reference_s(
+def _unit(
     case: Case, specs: Mapping[str, ChipSpec], function: Callable[..., Prediction], entry: Entry, fast: bool
 ) -> float:
-    """What the predicted seconds are divided by: 1 s, or the reference run of a relative measurement."""
+    """What predicted seconds are divided by: 1, the bytes of a rate, or the run that a ratio is relative to."""
+    if entry.bytes_of:
+        return entry.bytes_of(case)
     if not isinstance(case, RelativeCollectiveCase):
         return 1.0
     return _reference_run(case.op, case.ranks, case.reference_bytes, case, specs, function, entry, fast)

@@ -1,9 +1,9 @@
-"""A validation as one value: rows with their answers, rooflines beside them, what was left out and why."""
+"""Predicted rows: a case with its answer, and the rooflines beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import log
 
 import numpy as np
@@ -45,31 +45,6 @@ class RowResult:
     @property
     def band(self) -> str:
         return band_of(self.case)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Results:
-    """`rows`: what was predicted. `failed`, `missing`, `later`: what was not, with the reason in the answer.
-
-    `skipped`: rows or files that could not be read, as said; only where the user asked to go on without them.
-    """
-
-    folder: str
-    rows: Sequence[RowResult]
-    failed: Sequence[RowResult] = ()
-    missing: Sequence[RowResult] = ()
-    later: Sequence[RowResult] = ()
-    skipped: Sequence[str] = ()
-    chips: Mapping[str, ChipSpec] = field(default_factory=dict)
-    origins: Mapping[str, str] = field(default_factory=dict)
-    fits: Mapping[str, Fit] = field(default_factory=dict)
-    wall_s: float = 0.0
-    note: str = ""  # sample, fast path, pooled figures
-
-    @property
-    def complete(self) -> bool:
-        """No row failed or could not be read."""
-        return not self.failed and not self.skipped
 
 
 def collect(
@@ -120,4 +95,4 @@ BANDS = (
     "rates and ratios",
 )  # fmt: skip
 
-__all__ = ["BANDS", "Results", "RowResult", "band_of", "collect", "with_rooflines"]
+__all__ = ["BANDS", "RowResult", "band_of", "collect", "with_rooflines"]

@@ -106,7 +106,7 @@ def _gemm(row: Row, table: str, cells: tuple[str, ...]) -> Case:
         **_common(row, table, cells, dtype, _latency_s(row)),
         **_mnk(row),
         protocol=Protocol.GRAPH_CHAIN,
-        weight_copies=None if one_copy else FEWEST_WEIGHTS if only_trtllm else ROTATED_WEIGHTS,
+        weight_copies=1 if one_copy else FEWEST_WEIGHTS if only_trtllm else ROTATED_WEIGHTS,
         fewest_copies=only_trtllm,
     )
 

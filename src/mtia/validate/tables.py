@@ -1,13 +1,14 @@
-"""Error tables: groups of rows, ours beside both rooflines; the aims; the worst rows."""
+"""Error tables: groups of rows, ours beside both rooflines; the worst rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from mtia.units import format_time
-from mtia.validate.cases import AttentionCase, CollectiveCase, RelativeCollectiveCase
+from mtia.validate.cases import RelativeCollectiveCase
 from mtia.validate.results import BANDS, RowResult
 from mtia.validate.statistics import Errors, errors_of
 
@@ -49,6 +50,16 @@ GROUPINGS: tuple[tuple[str, str, Key], ...] = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Wall milliseconds over `n` predictions."""
+
+    n: int
+    median_ms: float
+    mean_ms: float
+    largest_ms: float
+
+
 def line_of(label: str, rows: Sequence[RowResult]) -> Line:
     return Line(
         label=label,
@@ -68,105 +79,15 @@ def error_tables(rows: Sequence[RowResult]) -> list[ErrorTable]:
     if not rows:
         return []
     tables = [ErrorTable(name="all", title="All rows", lines=[line_of("all", rows)])]
-    return tables + [ErrorTable(name=n, title=t, lines=_lines(rows, key)) for n, t, key in GROUPINGS]
+    return tables + [ErrorTable(name=n, title=t, lines=lines_by(rows, key)) for n, t, key in GROUPINGS]
 
 
-def _lines(rows: Sequence[RowResult], key: Key) -> list[Line]:
+def lines_by(rows: Sequence[RowResult], key: Key) -> list[Line]:
     groups: dict[str, list[RowResult]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     rank = {band: place for place, band in enumerate(BANDS)}
     return [line_of(label, groups[label]) for label in sorted(groups, key=lambda g: (rank.get(g, 0), g))]
-
-
-# --- aims -------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Aim:
-    """A bound on an error of some rows. `each`: holds for every group of that key by itself."""
-
-    title: str
-    rows: Callable[[RowResult], bool]
-    most_frac: float
-    statistic: str = "mean_frac"  # a field of Errors
-    each: Key | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    title: str
-    n: int
-    most_frac: float
-    found_frac: float
-    calibrated_frac: float | None
-
-    @property
-    def met(self) -> bool:
-        return self.found_frac <= self.most_frac
-
-    def to_json(self) -> dict[str, Any]:
-        return {"n": self.n, "aim_frac": self.most_frac, "found_frac": float(f"{self.found_frac:.6g}"),
-                "calibrated_roofline_frac": self.calibrated_frac and float(f"{self.calibrated_frac:.6g}"),
-                "met": self.met}  # fmt: skip
-
-
-def _gemm(*dtypes: str) -> Callable[[RowResult], bool]:
-    return lambda r: r.case.table == "gemm" and r.case.dtype in dtypes
-
-
-def _attention(decode: bool, least_s: float = 0.0) -> Callable[[RowResult], bool]:
-    return lambda r: isinstance(r.case, AttentionCase) and r.case.decode is decode and r.measured_s >= least_s
-
-
-def _table(*names: str) -> Callable[[RowResult], bool]:
-    return lambda r: r.case.table in names
-
-
-def _nccl(row: RowResult) -> bool:
-    return isinstance(row.case, CollectiveCase) and row.case.library == "nccl"
-
-
-def _large_mtia_collective(row: RowResult) -> bool:
-    case = row.case
-    return (isinstance(case, RelativeCollectiveCase) and case.ranks == 16 and case.n_bytes >= 1 << 22
-            and row.chip.startswith("mtia"))  # fmt: skip
-
-
-AIMS: tuple[Aim, ...] = (
-    Aim(title="bfloat16 GEMM, mean", rows=_gemm("bfloat16"), most_frac=0.09),
-    Aim(title="bfloat16 GEMM, 90th percentile", rows=_gemm("bfloat16"), most_frac=0.20, statistic="p90_frac"),
-    Aim(title="bfloat16 GEMM, worst chip's mean", rows=_gemm("bfloat16"), most_frac=0.12, each=lambda r: r.chip),
-    Aim(title="fp8, fp8_block, nvfp4 GEMM, mean", rows=_gemm("fp8", "fp8_block", "nvfp4"), most_frac=0.14),
-    Aim(title="attention decode, mean", rows=_attention(True), most_frac=0.13),
-    Aim(title="attention decode from 50 us, mean", rows=_attention(True, 50e-6), most_frac=0.08),
-    Aim(title="attention prefill, mean", rows=_attention(False), most_frac=0.15),
-    Aim(title="MoE block, mean", rows=_table("moe"), most_frac=0.22),
-    Aim(title="NCCL collectives, mean", rows=_nccl, most_frac=0.12),
-    Aim(title="eager operators, mean", rows=_table("ops_eager"), most_frac=0.09),
-    Aim(title="TPU v6e, mean", rows=lambda r: r.chip.startswith("tpu"), most_frac=0.12),
-    Aim(title="MTIA 100 fully connected from SRAM, mean", rows=lambda r: r.case.operator == "fc sram", most_frac=0.05),
-    Aim(title="add of MTIA 300, mean", rows=lambda r: r.case.table == "mtia_add" and r.chip.startswith("mtia"),
-        most_frac=0.10),
-    Aim(title="MTIA 100 embedding and other operators, mean", rows=_table("mtia_tbe", "mtia_ops"), most_frac=0.20),
-    Aim(title="MTIA 300 collectives of 16 ranks from 2^22 bytes, mean", rows=_large_mtia_collective, most_frac=0.15),
-)  # fmt: skip
-
-
-def verdicts(rows: Sequence[RowResult], aims: Sequence[Aim] = AIMS) -> list[Verdict]:
-    """The aims that have rows here."""
-    return [verdict for aim in aims if (verdict := _verdict(aim, [r for r in rows if aim.rows(r)])) is not None]
-
-
-def _verdict(aim: Aim, rows: Sequence[RowResult]) -> Verdict | None:
-    if not rows:
-        return None
-    lines = _lines(rows, aim.each) if aim.each else [line_of("", rows)]
-    worst = max(lines, key=lambda line: getattr(line.ours, aim.statistic))
-    title = f"{aim.title} ({worst.label})" if worst.label else aim.title
-    calibrated = getattr(worst.calibrated, aim.statistic) if worst.calibrated else None
-    return Verdict(title=title, n=worst.ours.n, most_frac=aim.most_frac,
-                   found_frac=getattr(worst.ours, aim.statistic), calibrated_frac=calibrated)  # fmt: skip
 
 
 # --- worst rows -------------------------------------------------------------------------------------------------------
@@ -195,13 +116,23 @@ def shown(row: RowResult, value: float) -> str:
     return format_time(value)
 
 
-def milliseconds(rows: Sequence[RowResult], key: Key) -> Mapping[str, tuple[int, float, float]]:
-    """(rows, mean, largest) wall milliseconds per prediction, by group."""
+def milliseconds(rows: Sequence[RowResult], key: Key) -> Mapping[str, Speed]:
+    """Wall milliseconds per prediction, by group; the largest holds what is compiled once."""
     groups: dict[str, list[float]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(1e3 * row.answer.wall_s)
-    return {name: (len(walls), sum(walls) / len(walls), max(walls)) for name, walls in sorted(groups.items())}
+    return {name: Speed(len(w), median(w), sum(w) / len(w), max(w)) for name, w in sorted(groups.items())}
 
 
-__all__ = ["AIMS", "Aim", "ErrorTable", "Line", "Verdict", "error_tables", "explanation", "line_of", "milliseconds",
-           "shown", "verdicts", "worst"]  # fmt: skip
+__all__ = [
+    "ErrorTable",
+    "Key",
+    "Line",
+    "error_tables",
+    "explanation",
+    "line_of",
+    "lines_by",
+    "milliseconds",
+    "shown",
+    "worst",
+]

@@ -1,0 +1,232 @@
+"""Fits at most six figures of a chip to measurements: coordinate descent on mean |ln(predicted / measured)|.
+
+Every figure stays inside the range its chip file states; nothing else of the chip, and nothing in the engine, moves.
+One factor scales a whole table (`power.mac_j`), so that it counts once. Rows are a sample that is the same on every
+machine (`sampling.sample`); another draw of it, never fitted, is reported beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+from mtia.chips.loader import DATA
+from mtia.chips.spec import LEAVES, ChipSpec, SourceKind
+from mtia.chips.writing import write_figures
+from mtia.errors import MtiaError
+from mtia.validate.cases import Case
+from mtia.validate.predict import Status, answer
+from mtia.validate.statistics import Errors, errors_of
+from mtia.workloads.prediction import Protocol
+
+MOST_FIGURES = 6
+FIGURES = (
+    "launch.replace_s", "launch.start_s", "dram.efficiency_frac", "sram.bytes_per_s", "power.mac_j", "dram.latency_s",
+)  # fmt: skip
+KERNEL_FIGURES = ("dram.efficiency_frac", "sram.bytes_per_s", "power.mac_j", "dram.latency_s")
+TABLES = ("gemm", "attention", "ops_eager", "layer_ops_profiled", "layer_ops_serving")
+FIRST_STEP_FRAC = 0.25  # of a figure's range, in logarithms; halved every round
+LEAST_GAIN = 1e-4  # of the objective: less is no improvement
+
+Predict = Callable[[Case, ChipSpec], float]
+Told = Callable[[str], Any]
+
+
+class CannotCalibrate(MtiaError, ValueError):
+    """A figure that has no range, too many of them, or no data."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knob:
+    """One fitted number: the factor on a figure (or all entries of a table), held to [low, high] in logarithms."""
+
+    key: str
+    entries: Mapping[str, float]  # figure -> value at factor 1
+    low: float
+    high: float
+
+    def changes(self, factor_ln: float) -> dict[str, float]:
+        return {key: _kept_type(key, value * exp(factor_ln)) for key, value in self.entries.items()}
+
+
+@dataclass(slots=True)
+class Fit:
+    """What came of it. `objective`: mean |ln| over the fitted rows, `n_evaluations` of the whole sample."""
+
+    spec: ChipSpec
+    knobs: tuple[Knob, ...]
+    factors_ln: dict[str, float]
+    before: float
+    objective: float
+    n_evaluations: int = 0
+    history: list[str] = field(default_factory=list)
+
+    @property
+    def fitted(self) -> ChipSpec:
+        return varied(self.spec, self.knobs, self.factors_ln)
+
+
+def knobs_of(spec: ChipSpec, keys: Sequence[str]) -> tuple[Knob, ...]:
+    """The knobs of figures; raises CannotCalibrate where one has no range, or where there are more than six."""
+    if len(keys) > MOST_FIGURES:
+        raise CannotCalibrate(f"{spec.name}: {len(keys)} figures to calibrate, at most {MOST_FIGURES}; leave some out.")
+    return tuple(_knob(spec, key) for key in keys)
+
+
+def _knob(spec: ChipSpec, key: str) -> Knob:
+    if key not in LEAVES:
+        raise CannotCalibrate(f"{spec.name}: no figure {key!r}; name one as `mtia chips show {spec.name}` does.")
+    entries = [f"{key}.{e}" for e in spec.get(key)] if LEAVES[key].table else [key]
+    lows, highs, values = [], [], {}
+    for entry in entries:
+        figure = spec.figures.get(entry)
+        source = figure.source if figure is not None else None
+        if source is None or source.kind not in (SourceKind.ASSUMED, SourceKind.CALIBRATED) or not source.low:
+            raise CannotCalibrate(
+                f"{spec.name}: {entry} has no range above zero to be calibrated in; "
+                "only assumed and calibrated figures may be."
+            )
+        values[entry] = float(spec.get(entry))
+        lows.append(log(source.low / values[entry]))
+        highs.append(log((source.high or source.low) / values[entry]))
+    return Knob(key=key, entries=values, low=max(lows), high=min(highs))
+
+
+def _kept_type(key: str, value: float) -> float:
+    leaf = LEAVES.get(key)
+    return round(value) if leaf is not None and leaf.kind is int else value
+
+
+def varied(spec: ChipSpec, knobs: Sequence[Knob], factors_ln: Mapping[str, float]) -> ChipSpec:
+    """The chip with the knobs' factors on its figures."""
+    changes: dict[str, float] = {}
+    for knob in knobs:
+        if factors_ln[knob.key]:
+            changes |= knob.changes(factors_ln[knob.key])
+    return spec.vary(changes, name=spec.name) if changes else spec
+
+
+def default_figures(cases: Sequence[Case]) -> tuple[str, ...]:
+    """The figures that these rows can tell: the host's part of a launch only where something was measured with it."""
+    eager = any(getattr(case, "protocol", None) is Protocol.EAGER for case in cases)
+    graph = any(getattr(case, "protocol", None) in (Protocol.GRAPH_CHAIN, Protocol.GRAPH_ONE) for case in cases)
+    found = FIGURES if graph else KERNEL_FIGURES
+    return (*found[: MOST_FIGURES - 1], "launch.host_s") if eager else found
+
+
+# --- the descent ------------------------------------------------------------------------------------------------------
+
+
+def calibrate(
+    spec: ChipSpec, cases: Sequence[Case], keys: Sequence[str], *, rounds: int = 3, predict: Predict | None = None,
+    told: Told = lambda line: None,
+) -> Fit:  # fmt: skip
+    """Coordinate descent: each figure in turn a step up or down as long as that helps; steps halve every round."""
+    knobs = knobs_of(spec, keys)
+    if not cases:
+        raise CannotCalibrate(f"{spec.name}: no measurements to calibrate on.")
+    descent = _Descent(spec, cases, knobs, predict or predicted_s)
+    fit = Fit(spec=spec, knobs=knobs, factors_ln={k.key: 0.0 for k in knobs}, before=0.0, objective=0.0)
+    fit.before = fit.objective = descent.objective(fit.factors_ln)
+    told(f"{spec.name}: mean |ln| {fit.before:.4f} over {len(cases)} rows")
+    for turn in range(rounds):
+        before = fit.objective
+        for knob in knobs:
+            _descend(descent, fit, knob, FIRST_STEP_FRAC * (knob.high - knob.low) / 2**turn)
+            told(f"round {turn + 1}, {knob.key} x {exp(fit.factors_ln[knob.key]):.3f}: {fit.objective:.4f}")
+        if turn and before - fit.objective < LEAST_GAIN:
+            break
+    fit.n_evaluations = descent.n_evaluations
+    return fit
+
+
+def _descend(descent: _Descent, fit: Fit, knob: Knob, step: float) -> None:
+    for direction in (1.0, -1.0):
+        improved = False
+        while (found := _stepped(descent, fit, knob, direction * step)) is not None:
+            fit.factors_ln, fit.objective = found
+            improved = True
+        if improved:
+            return
+
+
+def _stepped(descent: _Descent, fit: Fit, knob: Knob, step: float) -> tuple[dict[str, float], float] | None:
+    """Factors and objective a step on, None where that is no better."""
+    moved = min(max(fit.factors_ln[knob.key] + step, knob.low), knob.high)
+    if abs(moved - fit.factors_ln[knob.key]) < 1e-9:
+        return None
+    factors = {**fit.factors_ln, knob.key: moved}
+    objective = descent.objective(factors)
+    return (factors, objective) if objective < fit.objective - LEAST_GAIN else None
+
+
+class _Descent:
+    def __init__(self, spec: ChipSpec, cases: Sequence[Case], knobs: Sequence[Knob], predict: Predict) -> None:
+        self.spec, self.cases, self.knobs, self.predict = spec, cases, knobs, predict
+        self.n_evaluations = 0
+
+    def objective(self, factors_ln: Mapping[str, float]) -> float:
+        self.n_evaluations += 1
+        spec = varied(self.spec, self.knobs, factors_ln)
+        return sum(abs(log(self.predict(case, spec) / case.measured_s)) for case in self.cases) / len(self.cases)
+
+
+def predicted_s(case: Case, spec: ChipSpec) -> float:
+    """What `mtia validate` predicts for the row. Raises CannotCalibrate where it cannot."""
+    found = answer(case, {case.system: spec})
+    if found.status is not Status.PREDICTED:
+        raise CannotCalibrate(f"{case.where} ({case}): {found.error or found.status.value}")
+    return found.seconds
+
+
+def errors_on(spec: ChipSpec, cases: Sequence[Case], predict: Predict | None = None) -> dict[str, Errors]:
+    """Errors by file and over all ("all")."""
+    predict = predict or predicted_s
+    rows = [(case.file, predict(case, spec), case.measured_s) for case in cases]
+    groups = {name: [r for r in rows if r[0] == name] for name in dict.fromkeys(r[0] for r in rows)}
+    return {name: errors_of([p for _, p, _ in g], [m for _, _, m in g]) for name, g in {**groups, "all": rows}.items()}
+
+
+# --- the chip file ----------------------------------------------------------------------------------------------------
+
+
+def calibrated_figures(fit: Fit, data: str) -> dict[str, tuple[object, dict[str, Any]]]:
+    """The fitted figures as a chip file states them; `data` is what they were fitted on. Their ranges stay."""
+    return {knob.key: _calibrated(fit, knob, data) for knob in fit.knobs}
+
+
+def _calibrated(fit: Fit, knob: Knob, data: str) -> tuple[object, dict[str, Any]]:
+    values = knob.changes(fit.factors_ln[knob.key])
+    sources = {key: fit.spec.figures[key].source for key in values}
+    first = next(iter(sources.values()))
+    note = (
+        first.note
+        if first.kind is SourceKind.CALIBRATED
+        else f"before: {fit.spec.get(next(iter(values))):.4g}, {first.text}"
+    )
+    low: dict[str, float] = {key: float(s.low or 0.0) for key, s in sources.items()}
+    high: dict[str, float] = {key: float(s.high or 0.0) for key, s in sources.items()}
+    ends = {end: _table_or_number(knob.key, bound) for end, bound in (("low", low), ("high", high))}
+    return _table_or_number(knob.key, values), {"kind": "calibrated", **ends, "data": data, "note": note}
+
+
+def _table_or_number(key: str, values: Mapping[str, float]) -> object:
+    if LEAVES[key].table:
+        return {entry.rpartition(".")[2]: value for entry, value in values.items()}
+    return values[key]
+
+
+def write_chip(fit: Fit, data: str, path: Path | None = None) -> Path:
+    """Writes the fitted figures into the chip's file (that of the package by default)."""
+    path = path or DATA / f"{fit.spec.name}.toml"
+    write_figures(path, calibrated_figures(fit, data))
+    return path
+
+
+__all__ = [
+    "FIGURES", "KERNEL_FIGURES", "MOST_FIGURES", "TABLES", "CannotCalibrate", "Fit", "Knob", "calibrate",
+    "calibrated_figures", "default_figures", "errors_on", "knobs_of", "predicted_s", "varied", "write_chip",
+]  # fmt: skip
