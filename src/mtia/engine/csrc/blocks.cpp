@@ -359,6 +359,20 @@ void mtia_count_runs(const int64_t* address, const uint8_t* mask, int64_t n_prog
     }
 }
 
+// The runs of consecutive addresses that mtia_count_runs counts, as intervals [lo, hi), program after program.
+void mtia_list_runs(const int64_t* address, const uint8_t* mask, int64_t n_programs, int64_t n, int elem, int64_t* lo,
+                    int64_t* hi) {
+    int64_t r = -1;
+    for (int64_t p = 0; p < n_programs; ++p) {
+        int64_t expected = INT64_MIN;
+        for (int64_t k = p * n; k < (p + 1) * n; ++k) {
+            if (mask && !mask[k]) continue;
+            if (address[k] != expected) lo[++r] = address[k];
+            hi[r] = expected = address[k] + elem;
+        }
+    }
+}
+
 // float32 rounded to TF32 (10 mantissa bits), to nearest even; infinities stay, NaN stays NaN.
 void mtia_round_tf32(const float* in, float* out, int64_t n) {
     for (int64_t i = 0; i < n; ++i) {

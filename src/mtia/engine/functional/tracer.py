@@ -277,7 +277,7 @@ class Tracer(Interpreter):
             parameter=-1,
             indexed=indexed,
             runs=per_program(runs),
-            unique_bytes=_unique_bytes(address, selected, elem, self.n) if indexed else 0,
+            unique_bytes=_unique_bytes(address, selected, elem, int(runs.sum())) if indexed else 0,
         )
 
 
@@ -315,9 +315,19 @@ def _rows(shape: tuple[int, ...], strides: tuple[int, ...], elem: int) -> tuple[
     return rows, run, row_stride
 
 
-def _unique_bytes(address: torch.Tensor, selected: torch.Tensor | None, elem: int, n_programs: int) -> int:
-    flat = address.reshape(-1) if selected is None else address[selected]
-    return int(np.unique(flat.numpy()).size) * elem
+def _unique_bytes(address: torch.Tensor, selected: torch.Tensor | None, elem: int, n_runs: int) -> int:
+    """Bytes of memory that the elements cover together: the union of their runs of consecutive addresses."""
+    if not n_runs:
+        return 0
+    lo, hi = np.empty(n_runs, np.int64), np.empty(n_runs, np.int64)
+    mask = None if selected is None else selected.data_ptr()
+    n_programs = address.shape[0]
+    shape = (n_programs, address.numel() // n_programs, elem)
+    _list_runs()(address.data_ptr(), mask, *shape, lo.ctypes.data, hi.ctypes.data)
+    order = np.argsort(lo, kind="stable")
+    lo, reached = lo[order], np.maximum.accumulate(hi[order])
+    before = np.concatenate([lo[:1], reached[:-1]])
+    return int(np.maximum(0, reached - np.maximum(lo, before)).sum())
 
 
 @lru_cache(maxsize=1)
@@ -325,6 +335,14 @@ def _count_runs():
     function = library().mtia_count_runs
     p, i64 = ctypes.c_void_p, ctypes.c_int64
     function.argtypes, function.restype = [p, p, i64, i64, ctypes.c_int, p, p, p, p], None
+    return function
+
+
+@lru_cache(maxsize=1)
+def _list_runs():
+    function = library().mtia_list_runs
+    p, i64 = ctypes.c_void_p, ctypes.c_int64
+    function.argtypes, function.restype = [p, p, i64, i64, ctypes.c_int, p, p], None
     return function
 
 
