@@ -23,6 +23,7 @@ COMMANDS = {
     "run": "mtia.report.run_command",
     "explain": "mtia.report.explain_command",
     "validate": "mtia.validate.command",
+    "calibrate": "mtia.validate.calibrate_command",
     "chips": "mtia.report.chips_command",
     "roadmap": "mtia.report.roadmap_command",
 }

@@ -182,6 +182,19 @@ def predicted_s(case: Case, spec: ChipSpec) -> float:
     return found.seconds
 
 
+def predictable(spec: ChipSpec, cases: Sequence[Case]) -> tuple[list[Case], list[str]]:
+    """The rows that can be predicted, and why each other one cannot."""
+    good, why = [], []
+    for case in cases:
+        try:
+            predicted_s(case, spec)
+        except CannotCalibrate as error:
+            why.append(str(error))
+        else:
+            good.append(case)
+    return good, why
+
+
 def errors_on(spec: ChipSpec, cases: Sequence[Case], predict: Predict | None = None) -> dict[str, Errors]:
     """Errors by file and over all ("all")."""
     predict = predict or predicted_s
@@ -228,5 +241,6 @@ def write_chip(fit: Fit, data: str, path: Path | None = None) -> Path:
 
 __all__ = [
     "FIGURES", "KERNEL_FIGURES", "MOST_FIGURES", "TABLES", "CannotCalibrate", "Fit", "Knob", "calibrate",
-    "calibrated_figures", "default_figures", "errors_on", "knobs_of", "predicted_s", "varied", "write_chip",
+    "calibrated_figures", "default_figures", "errors_on", "knobs_of", "predictable", "predicted_s", "varied",
+    "write_chip",
 ]  # fmt: skip

@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def calibrate(
     chip: Annotated[str, typer.Argument(help="A chip's name, or the path of a chip file.")],
-    folder: Annotated[Path, typer.Argument(help="A folder of measurements (CSV).")] = Path("../shared/validation"),
+    folder: Annotated[Path, typer.Argument(help="A folder of measurements (CSV).")] = Path("validation/sample"),
     figures: Annotated[str, typer.Option(help="Which figures, by commas; at most six.")] = "",
     file: Annotated[str, typer.Option(help="Only these tables, by commas: gemm,attention_decode.")] = "",
     sample: Annotated[int, typer.Option(min=1, help="Rows per file and chip.")] = 32,
@@ -30,22 +30,24 @@ def calibrate(
     from mtia.validate.calibration_data import columns_of, rows_of
 
     torch.set_num_threads(1)
-    console = Console()
+    console = Console(highlight=False)
     spec = load(chip)
-    fitted_rows = rows_of(spec, folder, files=_words(file), n_per_file=sample, draw=draw)
-    held_out = rows_of(spec, folder, files=_words(file), n_per_file=sample, draw=draw + 1)
-    keys = _words(figures) or fitting.default_figures(fitted_rows)
-    fit = fitting.calibrate(
-        spec, fitted_rows, keys, rounds=rounds, told=lambda line: console.print(line, highlight=False)
-    )
-    for what, rows in (("fitted", fitted_rows), ("held out", held_out)):
-        if rows:
-            console.print(columns_of(what, fitting.errors_on(spec, rows), fitting.errors_on(fit.fitted, rows)))
+    rows = {}
+    for what, number in (("fitted", draw), ("held out", draw + 1)):
+        found = rows_of(spec, folder, files=_words(file), n_per_file=sample, draw=number)
+        rows[what], why = fitting.predictable(spec, found)
+        for line in why:
+            console.print(f"left out: {line}", markup=False)
+    keys = _words(figures) or fitting.default_figures(rows["fitted"])
+    fit = fitting.calibrate(spec, rows["fitted"], keys, rounds=rounds, told=console.print)
+    for what, cases in rows.items():
+        if cases:
+            console.print(columns_of(what, fitting.errors_on(spec, cases), fitting.errors_on(fit.fitted, cases)))
     for knob in fit.knobs:
         key = next(iter(knob.entries))
-        console.print(f"{knob.key}: {spec.get(key):.4g} -> {fit.fitted.get(key):.4g}", highlight=False)
+        console.print(f"{knob.key}: {spec.get(key):.4g} -> {fit.fitted.get(key):.4g}")
     if write:
-        names = ", ".join(dict.fromkeys(case.file for case in fitted_rows))
+        names = ", ".join(dict.fromkeys(case.file for case in rows["fitted"]))
         data = f"{names}: {sample} rows each (draw {draw}), mean |ln| {fit.before:.3f} -> {fit.objective:.3f}"
         path = fitting.write_chip(fit, data, Path(chip) if chip.endswith(".toml") else None)
         console.print(f"wrote {path}")

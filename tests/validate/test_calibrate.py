@@ -1,0 +1,138 @@
+"""The fit finds figures that made the data, inside their ranges, and writes them as calibrated."""
+
+from __future__ import annotations
+
+from math import log
+from pathlib import Path
+
+import pytest
+
+from mtia import chips
+from mtia.chips.spec import ChipSpec, SourceKind
+from mtia.chips.writing import set_figures, toml
+from mtia.validate import calibrate as fitting
+from mtia.validate.calibrate import CannotCalibrate
+from mtia.validate.cases import Case, GemmCase
+from mtia.workloads.prediction import Protocol
+
+H100 = chips.load("h100_sxm")
+SHAPES = ((1, 512, 512), (16, 4096, 4096), (64, 8192, 8192), (512, 4096, 4096), (4096, 4096, 4096), (8192, 8192, 8192))
+
+
+def roofline_s(case: Case, spec: ChipSpec) -> float:
+    """A stand-in for a prediction: three of the figures, one regime each."""
+    assert isinstance(case, GemmCase)
+    flop, n_bytes = 2 * case.m * case.n * case.k, 2 * (case.m * case.k + case.n * case.k + case.m * case.n)
+    power_s = flop / 2 * spec.power.mac_j["bf16"] / (spec.power.tdp_w - spec.power.idle_w)
+    memory_s = n_bytes / (spec.dram.bytes_per_s * spec.dram.efficiency_frac)
+    return spec.launch.replace_s + max(flop / spec.peak_flop_per_s("bf16"), power_s, memory_s)
+
+
+def measured_on(spec: ChipSpec) -> list[Case]:
+    cases = []
+    for line, (m, n, k) in enumerate(SHAPES):
+        plain = GemmCase(table="gemm", file="gemm.csv", line=line, system=spec.name, dtype="bfloat16", measured_s=1.0,
+                         m=m, n=n, k=k, protocol=Protocol.GRAPH_CHAIN)  # fmt: skip
+        cases.append(plain.__class__(**{f: getattr(plain, f) for f in plain.__dataclass_fields__} | {
+            "measured_s": roofline_s(plain, spec)}))  # fmt: skip
+    return cases
+
+
+def truth() -> ChipSpec:
+    mac_j = {f"power.mac_j.{d}": 1.2 * v for d, v in H100.power.mac_j.items()}
+    return H100.vary({"launch.replace_s": 1.2e-6, "dram.efficiency_frac": 0.87, **mac_j}, name=H100.name)
+
+
+KEYS = ("launch.replace_s", "dram.efficiency_frac", "power.mac_j")
+
+
+def test_it_finds_the_figures_that_made_the_data():
+    fit = fitting.calibrate(H100, measured_on(truth()), KEYS, rounds=7, predict=roofline_s)
+    assert fit.objective < 0.01 < fit.before
+    assert fit.fitted.launch.replace_s == pytest.approx(1.2e-6, rel=0.05)
+    assert fit.fitted.dram.efficiency_frac == pytest.approx(0.87, rel=0.01)
+    assert fit.fitted.power.mac_j["fp8"] / H100.power.mac_j["fp8"] == pytest.approx(1.2, rel=0.03)
+
+
+def test_it_never_leaves_a_figures_range():
+    far = H100.vary({"launch.replace_s": 5e-5, "dram.efficiency_frac": 0.3}, name=H100.name)
+    fit = fitting.calibrate(H100, measured_on(far), KEYS, rounds=4, predict=roofline_s)
+    for key in ("launch.replace_s", "dram.efficiency_frac", "power.mac_j.bf16"):
+        source = H100.figures[key].source
+        assert source.low * 0.999 <= fit.fitted.get(key) <= source.high * 1.001, key
+
+
+def test_perfect_figures_stay():
+    fit = fitting.calibrate(H100, measured_on(H100), KEYS, predict=roofline_s)
+    assert fit.objective == pytest.approx(0, abs=1e-12) and fit.fitted is H100
+
+
+def test_the_same_data_give_the_same_figures():
+    first, second = (fitting.calibrate(H100, measured_on(truth()), KEYS, predict=roofline_s) for _ in range(2))
+    assert first.factors_ln == second.factors_ln and first.n_evaluations == second.n_evaluations
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        (("a", "b", "c", "d", "e", "f", "g"), "7 figures to calibrate, at most 6; leave some out"),
+        (("launch.replaces_s",), r"no figure 'launch\.replaces_s'; name one as `mtia chips show h100_sxm` does"),
+        (("dram.bytes_per_s",), r"dram\.bytes_per_s has no range above zero .* only assumed and calibrated"),
+    ],
+)
+def test_what_cannot_be_calibrated(keys: tuple[str, ...], message: str):
+    with pytest.raises(CannotCalibrate, match=message):
+        fitting.calibrate(H100, measured_on(H100), keys, predict=roofline_s)
+    with pytest.raises(CannotCalibrate, match="no measurements"):
+        fitting.calibrate(H100, [], KEYS, predict=roofline_s)
+
+
+def test_errors_before_and_after():
+    errors = fitting.errors_on(H100, measured_on(truth()), roofline_s)
+    assert set(errors) == {"gemm.csv", "all"} and errors["all"].n == len(SHAPES) and errors["all"].bias_frac < 0
+
+
+def test_the_host_is_fitted_only_where_it_was_measured():
+    rows = measured_on(H100)
+    assert "launch.host_s" not in fitting.default_figures(rows) and len(fitting.default_figures(rows)) <= 6
+    eager = [type(r)(**{f: getattr(r, f) for f in r.__dataclass_fields__} | {"protocol": Protocol.EAGER}) for r in rows]
+    assert fitting.default_figures(eager)[-1] == "launch.host_s" and len(fitting.default_figures(rows + eager)) == 6
+
+
+# --- the chip file ----------------------------------------------------------------------------------------------------
+
+
+def test_a_calibrated_file_loads_as_it_was_fitted(tmp_path: Path):
+    path = tmp_path / "mine.toml"
+    path.write_text('name = "mine"\nbase = "h100_sxm"\n\n[clock_hz]\nvalue = 1.9e9\n'
+                    'source = { kind = "chosen", why = "test" }\n')  # fmt: skip
+    spec = chips.load(path)
+    fit = fitting.calibrate(spec, measured_on(truth()), KEYS, rounds=4, predict=roofline_s)
+    fitting.write_chip(fit, "gemm.csv: 6 rows", path)
+    again = chips.load(path)
+    assert again.clock_hz == 1.9e9
+    for key in ("launch.replace_s", "dram.efficiency_frac", "power.mac_j.bf16", "power.mac_j.fp8"):
+        figure = again.figures[key]
+        assert figure.value == pytest.approx(fit.fitted.get(key), rel=1e-4), key
+        assert figure.source.kind is SourceKind.CALIBRATED and figure.source.text == "gemm.csv: 6 rows"
+        assert not figure.source.inherited_from and log(figure.source.high / figure.source.low) > 0
+    fitting.write_chip(fitting.calibrate(again, measured_on(truth()), KEYS, predict=roofline_s), "more", path)
+    assert path.read_text().count("[power.mac_j]") == path.read_text().count("[launch.replace_s]") == 1
+
+
+def test_setting_a_figure_leaves_the_rest_of_the_file():
+    text = (
+        '# a chip\nname = "x"\n\n[a.b]\nvalue = 1\nsource = 2\n\n[a.c.bf16]\nvalue = 3\nsource = 4\n\n[d]\nvalue = 5\n'
+    )
+    out = set_figures(text, {"a.b": (2.5, {"why": 'so "be" it'}), "a.c": ({"bf16": 1e-12}, {"kind": "assumed"})})
+    assert '[a.b]\nvalue = 2.5\nsource = { why = "so \\"be\\" it" }\n\n' in out and "[a.c.bf16]" not in out
+    assert out.startswith('# a chip\nname = "x"\n') and "[d]\nvalue = 5\n" in out
+    assert out.endswith('[a.c]\nvalue = { bf16 = 1e-12 }\nsource = { kind = "assumed" }\n')
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(True, "true"), (3, "3"), (3.0, "3.0"), (1.23456789e-6, "1.2346e-6"), (4e12, "4e12"), ("a", '"a"')],
+)
+def test_values_as_files_write_them(value: object, text: str):
+    assert toml(value) == text
