@@ -138,7 +138,7 @@ class SramSpec:
     line_bytes: int
     banks: int
     read_copies: int = 1  # parts of the SRAM that each keep what their PEs read: shared data is held so many times
-    random_replacement: bool = False  # what makes room is picked at random, not least recently used
+    ways: int | None = None  # a line has so many places, by a hash of its address; none: any place
 
     @property
     def shared_bytes(self) -> int:
@@ -206,13 +206,12 @@ class ScaleUpSpec:
     topology: str = "switch"  # "switch", "mesh" (a link per pair), "torus", "host" (PCIe, groups below a bridge)
     efficiency_frac: float = 0.79  # of bytes_per_s that long stores reach
     launch_s: float = 5e-6  # a collective of the library, enqueued back to back: host path, start, end
-    bulk_start_s: float = 1e-5  # more for one that moves data in bulk: buffers are exchanged, more warps start
-    bulk_step_s: float = 5e-6  # a step in bulk: fence, flag, peer sees it
+    bulk_start_s: float = 8e-6  # more for one that moves data in bulk: buffers are exchanged, more warps start
+    bulk_step_s: float = 3.6e-6  # a step in bulk: fence, flag, peer sees it
     message_pes: int = 32  # PEs that move data where there are no message engines
-    pe_word_bytes_per_cycle: float = 2.9  # what each of them stores to a peer: words with a flag each
-    pe_line_bytes_per_cycle: float = 5.0  # lines with a flag each
-    pe_bulk_bytes_per_cycle: float = 10.5  # without flags
-    pe_copy_bytes_per_cycle: float = 17.0  # copied inside the chip
+    pe_flagged_bytes_per_cycle: float = 4.0  # what each of them stores to a peer with flags in the data
+    pe_bulk_bytes_per_cycle: float = 11.0  # without
+    pe_copy_bytes_per_cycle: float = 16.0  # copied inside the chip
     multicast: bool = False  # the switch multicasts, and adds what several chips hold
     direct_bytes: int = 65536  # message engines: most bytes that go to a peer unannounced, into a mailbox
     group_chips: int | None = None  # topology "host": chips below one PCIe switch

@@ -1,7 +1,7 @@
 """Matrix multiplication as vendors' libraries tile it: tiles of one or two widths, and depth split among programs.
 
-out[M, N] = x[M, K] @ w[N, K]^T, depth contiguous in both. A tile is BM x (BN + BN2): 128 + 64 gives the 192 columns that
-one power of two cannot. With SPLITS > 1 each program sums one stretch of the depth and leaves a float32 partial tile;
+out[M, N] = x[M, K] @ w[N, K]^T, depth contiguous in both. A tile is BM x (BN + BN2): 128 + 64 gives the 192 columns
+that one power of two cannot. With a split depth each program sums one stretch of it and leaves a float32 partial tile;
 `mtia_sum_splits` adds them up.
 """
 
@@ -30,8 +30,8 @@ def mtia_matmul_split(
 ):
     """One tile of one split. Grid (tiles, splits); split s sums depth elements s * depth to (s + 1) * depth.
 
-    out_ptr: [splits, M, N]. Tiles are walked in bands of `group` rows, down a band's columns. `depth` is a multiple of BK;
-    EVEN_K: it divides K.
+    out_ptr: [splits, M, N]. Tiles are walked in bands of `group` rows, down a band's columns. `depth` is a multiple of
+    BK; EVEN_K: it divides K.
     """
     tiles_m = tl.cdiv(M, BM)
     tiles_n = tl.cdiv(N, BN + BN2)

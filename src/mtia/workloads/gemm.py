@@ -177,7 +177,8 @@ def _multiply(problem: Problem, choice: Choice, x: Buffer, w: Buffer, out: Buffe
             EVEN_K=depth * choice.splits == k,
             INDEX=tl.int64 if far else tl.int32,
         ),
-        options=dict(num_stages=slots),
+        load_slots=slots,
+        store_slots=1,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import exp
 
 import numpy as np
 
@@ -24,7 +25,7 @@ WIDTHS = ((16, 0), (32, 0), (64, 0), (64, 32), (128, 0), (128, 64), (256, 0))  #
 SPLITS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 PARTIAL_BYTES = 4  # float32
 SHARPNESS = 10.0  # exponent by which resources used at once add up: how little they disturb one another
-FIXED_POINT_STEPS = 60
+MOST_LOAD = 8.0  # times its capacity that a cache is asked to hold: nothing survives beyond
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ class Machine:
     shares_x: int  # PEs that one read of a strip of x serves
     shares_w: int
     sram_bytes: float  # capacity that data read by all PEs finds
-    random_replacement: bool
+    sram_ways: int | None
     sram_bytes_per_s: float  # chip
     sram_latency_s: float  # PE to SRAM and back
     dram_bytes_per_s: float  # chip, best
@@ -107,7 +108,7 @@ def _machine(spec: ChipSpec, mac: str) -> Machine:
         shares_x=shares[0],
         shares_w=shares[1],
         sram_bytes=spec.sram.shared_bytes,
-        random_replacement=spec.sram.random_replacement,
+        sram_ways=spec.sram.ways,
         sram_bytes_per_s=spec.sram.bytes_per_s,
         sram_latency_s=2 * spec.noc.latency_s + spec.sram.latency_s,
         dram_bytes_per_s=dram.bytes_per_s * dram.efficiency_frac,
@@ -131,26 +132,27 @@ class Kept:
 
 
 def kept(machine: Machine, problem: Problem) -> Kept:
-    """What SRAM kept since each tensor was last touched: x and out one call ago, this copy of w `copies` calls ago.
-
-    Replacement at random: a line outlives the replacement of r of C bytes with probability exp(-r / C). Least recently
-    used: it is there if everything touched in between fits.
-    """
+    """What SRAM kept since each tensor was last touched: x and out one call ago, this copy of w `copies` calls ago."""
     x, w, out = problem.tensor_bytes
-    room, copies = machine.sram_bytes, problem.copies
-    if copies * w + x + out <= room:
-        return Kept(x=1.0, w=1.0, out=1.0)
-    if not machine.random_replacement:
-        near = min(1.0, max(0.0, (room - w) / (x + out)))
-        return Kept(x=near, w=1.0 if copies == 1 and w + x + out <= room else 0.0, out=near)
-    replaced = x + w + out
-    for _ in range(FIXED_POINT_STEPS):
-        near, far = np.exp(-replaced / room), np.exp(-copies * replaced / room)
-        wanted = w * (1 - far) + (x + out) * (1 - near)
-        if abs(wanted - replaced) < 1e-4 * replaced:
-            break
-        replaced = (replaced + wanted) / 2
-    return Kept(x=float(near), w=float(far), out=float(near))
+    near = survives(machine, w + x + out)
+    return Kept(x=near, w=survives(machine, problem.copies * w + x + out), out=near)
+
+
+def survives(machine: Machine, reuse_bytes: float) -> float:
+    """Share of data found again after `reuse_bytes` different bytes, itself included, were touched.
+
+    Least recently used. Where a line has `ways` places, chosen by a hash of its address, it survives if fewer than so
+    many of the others fell on them: a Poisson number. Fully associative: all or what is left of a stream is lost.
+    """
+    load = reuse_bytes / machine.sram_bytes
+    if machine.sram_ways is None:
+        return 1.0 if load <= 1 else 0.0
+    mean = min(load, MOST_LOAD) * machine.sram_ways
+    terms, term = 0.0, exp(-mean)
+    for i in range(machine.sram_ways):
+        terms += term
+        term *= mean / (i + 1)
+    return terms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +222,7 @@ def _step(problem: Problem) -> int:
 class _Weighing:
     """Arrays over candidates; names as in the module docstring."""
 
-    def __init__(self, machine, problem, held, step, bm, bn, bn2, splits, room) -> None:  # noqa: ANN001
+    def __init__(self, machine, problem, held, step, bm, bn, bn2, splits, room) -> None:
         self.machine, self.problem, self.held, self.step = machine, problem, held, step
         self.bm, self.bn, self.bn2, self.splits, self.room = bm, bn, bn2, splits, room
         self.width = bn + bn2
@@ -244,30 +246,88 @@ class _Weighing:
         at_once = np.minimum(self.machine.n_pes, self.tiles_m * self.tiles_n)
         return np.clip(np.round(np.sqrt(at_once * self.width / self.bm)), 1, self.tiles_m)
 
-    def pe_s(self) -> np.ndarray:
-        """The fullest PE: each step the longest of multiply, port and round trip over slots."""
+    def best(self) -> Choice:
+        """The candidate of least time; of equals the first."""
+        m, p = self.machine, self.problem
+        read, written = self.dram_bytes()
+        sram_bytes = self.sram_bytes()
+        latency = m.sram_latency_s + np.minimum(1.0, read / sram_bytes) * m.dram_latency_s
+        parts = np.stack(
+            [
+                (self.waves * self.steps - 1) * self.step_s(latency),
+                sram_bytes / m.sram_bytes_per_s,
+                read / m.dram_bytes_per_s + written / m.dram_write_bytes_per_s,
+            ]
+        )
+        kernel_s = _together(parts) + self.fill_s() + self.drain_s()
+        energy_j = m.mac_j * p.m * p.n * p.k + m.sram_j * sram_bytes + m.dram_j * (read + written)
+        power_s = energy_j / m.dynamic_w
+        bound = np.where(power_s > kernel_s, len(parts), np.argmax(parts, axis=0))
+        kernel_s, sum_s = np.maximum(kernel_s, power_s), self.sum_s()
+        seconds = kernel_s + sum_s + np.where(self.splits > 1, m.replace_s, 0.0)
+        used = (self.splits == 1) | (self.steps * (self.splits - 1) < np.ceil(p.k / self.step))
+        return self._choice(int(np.argmin(np.where(used, seconds, np.inf))), kernel_s, sum_s, bound)
+
+    def _choice(self, i: int, kernel_s: np.ndarray, sum_s: np.ndarray, bound: np.ndarray) -> Choice:
+        whole = (int(v[i]) for v in (self.bm, self.bn, self.bn2, self.splits, self.group, self.slots))
+        names = ("bm", "bn", "bn2", "splits", "group", "slots")
+        return Choice(
+            **dict(zip(names, whole, strict=True)),
+            step=self.step,
+            kernel_s=float(kernel_s[i]),
+            sum_s=float(sum_s[i]),
+            bound=("dpe", "sram", "dram", "power")[int(bound[i])],
+        )
+
+    # --- one PE ---
+
+    def multiply_s(self) -> np.ndarray:
+        """One step on the dot product engine, in whole blocks."""
         m = self.machine
-        blocks = np.maximum(self.bm, m.block_m) * (np.maximum(self.bn, m.block_n) + self._second_block())
-        multiply = (blocks * self.step / m.mac_per_cycle + m.fill_cycles) / m.clock_hz
-        bytes_ = self.x_step + self.w_step
-        latency = self.latency_s
-        port = bytes_ / min(m.port_bytes_per_s, m.outstanding_bytes / latency)
+        second = np.where(self.bn2 > 0, np.maximum(self.bn2, m.block_n), 0)
+        macs = np.maximum(self.bm, m.block_m) * (np.maximum(self.bn, m.block_n) + second) * self.step
+        return (macs / m.mac_per_cycle + m.fill_cycles) / m.clock_hz
+
+    def step_s(self, latency: np.ndarray) -> np.ndarray:
+        """The longest of multiply, port, and a slot's round (there, through the port, multiplied) over the slots."""
+        m = self.machine
+        bytes_, multiply = self.x_step + self.w_step, self.multiply_s()
+        port = bytes_ / np.minimum(m.port_bytes_per_s, m.outstanding_bytes / latency)
         turn = (latency + bytes_ / m.port_bytes_per_s + multiply) / self.slots
-        return self.waves * self.steps * np.maximum(np.maximum(multiply, port), turn)
+        return np.maximum(np.maximum(multiply, port), turn)
 
-    def _second_block(self) -> np.ndarray:
-        return np.where(self.bn2 > 0, np.maximum(self.bn2, self.machine.block_n), 0)
-
-    @property
-    def latency_s(self) -> float:
+    def fill_s(self) -> np.ndarray:
+        """The first step, that all PEs ask for at once, and its multiply."""
         m = self.machine
-        return m.sram_latency_s + (1 - min(self.held.w, self.held.x)) * m.dram_latency_s
+        at_once = np.minimum(self.programs, m.n_pes) * self._shared_step_bytes() / m.sram_bytes_per_s
+        missing = 1 - min(self.held.w, self.held.x)
+        latency = m.sram_latency_s + missing * m.dram_latency_s
+        return latency + np.maximum((self.x_step + self.w_step) / m.port_bytes_per_s, at_once) + self.multiply_s()
+
+    def drain_s(self) -> np.ndarray:
+        """The last tiles, that all PEs store at once."""
+        m = self.machine
+        tile = self._tile_bytes()
+        at_once = np.minimum(self.programs, m.n_pes) * tile / m.sram_bytes_per_s
+        return m.sram_latency_s + np.maximum(tile / m.port_bytes_per_s, at_once)
+
+    def _tile_bytes(self) -> np.ndarray:
+        """A tile on its way out; at the edges of the matrix only what is inside."""
+        element = np.where(self.splits > 1, PARTIAL_BYTES, self.problem.out_bytes)
+        return element * self.problem.m * self.problem.n * self.splits / self.programs
+
+    # --- the chip ---
+
+    def _shared_step_bytes(self) -> np.ndarray:
+        """What SRAM delivers for one step of one program, reads that PEs share counted once."""
+        shares_x = np.minimum(self.machine.shares_x, self.tiles_n)
+        shares_w = np.minimum(self.machine.shares_w, self.group)
+        return self.x_step / shares_x + self.w_step / shares_w
 
     def sram_bytes(self) -> np.ndarray:
-        m = self.machine
-        shares_x = np.minimum(m.shares_x, self.tiles_n)
-        shares_w = np.minimum(m.shares_w, self.group)
-        return self.programs * self.steps * (self.x_step / shares_x + self.w_step / shares_w)
+        """Read and, but for the last tiles (`drain_s`), written."""
+        stored = np.maximum(0, self.programs - self.machine.n_pes) * self._tile_bytes()
+        return self.programs * self.steps * self._shared_step_bytes() + stored
 
     def dram_bytes(self) -> tuple[np.ndarray, float]:
         """Read (with what later bands fetch again) and written."""
@@ -285,28 +345,6 @@ class _Weighing:
         bytes_ = p.m * p.n * (PARTIAL_BYTES * self.splits + p.out_bytes)
         moved = bytes_ / min(m.sram_bytes_per_s, m.port_bytes_per_s * pes)
         return np.where(self.splits > 1, 2 * m.sram_latency_s + moved, 0.0)
-
-    def best(self) -> Choice:
-        m, p = self.machine, self.problem
-        sram_bytes = self.sram_bytes()
-        read, written = self.dram_bytes()
-        dram_s = read / m.dram_bytes_per_s + written / m.dram_write_bytes_per_s
-        parts = np.stack([self.pe_s(), sram_bytes / m.sram_bytes_per_s, np.broadcast_to(dram_s, self.bm.shape)])
-        body = _together(parts)
-        out_bytes = np.where(self.splits > 1, PARTIAL_BYTES, p.out_bytes) * self.bm * self.width
-        ends = self.latency_s + m.sram_latency_s + out_bytes / m.port_bytes_per_s
-        kernel_s = body + ends
-        power_s = (m.mac_j * p.m * p.n * p.k + m.sram_j * sram_bytes + m.dram_j * (read + written)) / m.dynamic_w
-        bound = np.where(power_s > kernel_s, 3, np.argmax(parts, axis=0))
-        kernel_s, sum_s = np.maximum(kernel_s, power_s), self.sum_s()
-        seconds = kernel_s + sum_s + np.where(self.splits > 1, m.replace_s, 0.0)
-        used = (self.splits == 1) | (self.steps * (self.splits - 1) < np.ceil(p.k / self.step))
-        i = int(np.argmin(np.where(used, seconds, np.inf)))
-        name = ("dpe", "sram", "dram", "power")[int(bound[i])]
-        whole = (int(v[i]) for v in (self.bm, self.bn, self.bn2, self.splits, self.group, self.slots))
-        names = ("bm", "bn", "bn2", "splits", "group", "slots")
-        values = dict(zip(names, whole, strict=True))
-        return Choice(**values, step=self.step, kernel_s=float(kernel_s[i]), sum_s=float(sum_s[i]), bound=name)
 
 
 def _together(parts: np.ndarray) -> np.ndarray:

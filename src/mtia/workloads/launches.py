@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from mtia.engine.timeline import KernelTiming
 from mtia.engine.timing import run_timed, touch_launch
 from mtia.engine.trace import Trace
 from mtia.host_runtime.launch import compile_kernel, site_of
+from mtia.program.commands import Load
 from mtia.program.program import TileProgram
 
 ALIGNMENT_BYTES = 4096
@@ -62,17 +63,38 @@ class Memory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One launch of a Triton kernel. `arguments`: Buffers and numbers for the parameters that are not constexpr."""
+    """One launch of a Triton kernel. `arguments`: Buffers and numbers for the parameters that are not constexpr.
+
+    load_slots, store_slots: circular buffer slots of loads and of stores; none: as num_stages says for all.
+    """
 
     kernel: Any
     grid: tuple[int, ...]
     arguments: Sequence[Buffer | int | float]
     constants: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)  # num_stages ...
+    load_slots: int | None = None
+    store_slots: int | None = None
 
     def program(self) -> TileProgram:
         like = [_signature(a) for a in self.arguments]
-        return compile_kernel(self.kernel, like, dict(self.constants), **self.options)
+        compiled = compile_kernel(self.kernel, like, dict(self.constants), **self.options)
+        if self.load_slots is None and self.store_slots is None:
+            return compiled
+        return _with_slots(compiled, self.load_slots, self.store_slots)
+
+
+_SLOTTED: dict[tuple[int, int | None, int | None], tuple[TileProgram, TileProgram]] = {}
+
+
+def _with_slots(program: TileProgram, load_slots: int | None, store_slots: int | None) -> TileProgram:
+    """The program with so many slots where it loads and stores; made once."""
+    key = (id(program), load_slots, store_slots)
+    if key not in _SLOTTED:
+        slots = [load_slots if isinstance(program.commands[b.command], Load) else store_slots for b in program.buffers]
+        buffers = tuple(replace(b, slots=s or b.slots) for b, s in zip(program.buffers, slots, strict=True))
+        _SLOTTED[key] = (program, replace(program, buffers=buffers))
+    return _SLOTTED[key][1]
 
 
 _LIKE: dict[torch.dtype, torch.Tensor] = {}
