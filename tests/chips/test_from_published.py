@@ -28,7 +28,7 @@ def test_published_figures_of_a_known_chip_make_that_chip():
                 "pe.local_memory_bytes", "scale_up.bytes_per_s", "pe.dpe.mac_per_cycle.bf16",
                 "pe.dpe.mac_per_cycle.fp8", "pe.dpe.block_n"):  # fmt: skip
         assert spec.get(key) == known.get(key), key
-    assert spec.grid.n_pes == known.grid.n_pes and spec.name == "anon" and not calibrated_keys(spec)
+    assert spec.grid.n_pes == known.grid.n_pes and spec.name.startswith("anon") and not calibrated_keys(spec)
 
 
 def test_two_figures_are_enough():

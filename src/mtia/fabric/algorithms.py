@@ -12,10 +12,10 @@ from mtia.fabric.topology import Fabric
 from mtia.fabric.transport import Transport
 
 MOST_MOVERS_PER_PEER = 16
-DIRECT_STEPS = 1.0  # steps of a direct exchange beyond the store: senders and receivers meet
+DIRECT_STEPS = 1.8  # steps of a direct exchange beyond the store: senders and receivers meet
 PEER_STEP_FRAC = 0.3  # of a step: posting to one peer more
 PIECE_BYTES, MOST_PIECES = 16384, 64  # a mover's piece of a pipeline
-MULTICAST_STEPS = 8  # copy in, meet, add and spread, copy out: a flag there and back for each
+MULTICAST_STEPS = 10  # copy in, meet, add and spread, copy out: a flag there and back for each
 
 
 class Collective(StrEnum):
@@ -119,8 +119,7 @@ def direct_all_to_all(site: Site, transport: Transport, n_bytes: float) -> Plan 
     sent = part * (ranks - 1)
     flag_s = site.fabric.hop_s - transport.step_s  # nobody passes it on: one flag at the end, no chain of fences
     store = Step(sends_bytes=sent, beside_bytes=part, peers=ranks - 1, more_s=flag_s + _posting_s(site, transport))
-    take = Step(takes_bytes=sent, peers=ranks - 1)
-    return _plan(site, transport, "direct", [store, take if transport.staged else Step()],
+    return _plan(site, transport, "direct", [store, Step()],
                  rate=site.fabric.spread_bytes_per_s, movers_per_peer=_movers_per_peer(transport, ranks))  # fmt: skip
 
 
@@ -141,7 +140,8 @@ def send_recv(site: Site, transport: Transport, n_bytes: float) -> Plan | None:
 
 
 def _posting_s(site: Site, transport: Transport) -> float:
-    return site.fabric.hop_s * (DIRECT_STEPS + PEER_STEP_FRAC * max(0, site.fabric.ranks - 2))
+    meeting = DIRECT_STEPS if transport.staged else 0.0
+    return site.fabric.hop_s * (meeting + PEER_STEP_FRAC * max(0, site.fabric.ranks - 2))
 
 
 def _movers_per_peer(transport: Transport, ranks: int) -> int:
@@ -187,9 +187,9 @@ def multicast_all_reduce(site: Site, transport: Transport, n_bytes: float) -> Pl
     if not fabric.multicasts or transport.staged:
         return None
     share = n_bytes / fabric.ranks
-    whole = Step(sends_bytes=n_bytes + share, copies_bytes=2 * n_bytes,
+    whole = Step(sends_bytes=n_bytes + share, beside_bytes=2 * (n_bytes + share),
                  more_s=(MULTICAST_STEPS - 1) * transport.step_s)  # fmt: skip
-    return _plan(site, transport, "multicast", [whole, Step()], rate=fabric.ring_bytes_per_s)
+    return _plan(site, transport, "multicast", [whole, Step()], rate=fabric.spread_bytes_per_s)
 
 
 # --- pipelines and trees ---------------------------------------------------------------------------------------------

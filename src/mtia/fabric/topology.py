@@ -12,7 +12,7 @@ from math import ceil, sqrt
 from mtia.chips.spec import ChipSpec, ScaleUpSpec
 from mtia.errors import BadProblem, did_you_mean
 
-MEETING_FRAC = 0.9  # of a link that flows from several peers reach together, where a ring's single flow has all of it
+MEETING_FRAC = 0.83  # of a link that flows from several peers reach together, where a ring's single flow has all of it
 
 
 class Topology(StrEnum):

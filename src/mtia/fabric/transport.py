@@ -59,10 +59,10 @@ def _by_pes(spec: ChipSpec, fabric: Fabric, element_bytes: int) -> tuple[Transpo
     copy = up.pe_copy_bytes_per_cycle * spec.clock_hz
     adds = _vector_adds_per_s(spec) * element_bytes
     word = Transport(name="word", start_s=0.0, step_s=fabric.hop_s, wire_ratio=WORD_WIRE, pes=pes,
-                     move_bytes_per_s=up.pe_word_bytes_per_cycle * spec.clock_hz, copy_bytes_per_s=copy,
+                     move_bytes_per_s=up.pe_flagged_bytes_per_cycle * spec.clock_hz, copy_bytes_per_s=copy,
                      add_bytes_per_s=adds, grain_bytes=WORD_GRAIN_BYTES, staged=True)  # fmt: skip
     line = Transport(name="line", start_s=0.0, step_s=LINE_STEP * fabric.hop_s, wire_ratio=LINE_WIRE, pes=pes,
-                     move_bytes_per_s=up.pe_line_bytes_per_cycle * spec.clock_hz, copy_bytes_per_s=copy,
+                     move_bytes_per_s=up.pe_flagged_bytes_per_cycle * spec.clock_hz, copy_bytes_per_s=copy,
                      add_bytes_per_s=adds, grain_bytes=LINE_GRAIN_BYTES, staged=True)  # fmt: skip
     bulk = Transport(name="bulk", start_s=up.bulk_start_s, step_s=fabric.bulk_hop_s, wire_ratio=1.0, pes=pes,
                      move_bytes_per_s=up.pe_bulk_bytes_per_cycle * spec.clock_hz, copy_bytes_per_s=copy,
