@@ -36,8 +36,8 @@ def launch_overhead_s(spec: ChipSpec, protocol: Protocol, n_launches: int) -> fl
     path = spec.launch
     between = path.replace_s * (n_launches - 1)
     match protocol:
-        case Protocol.KERNEL:
-            return 0.0
+        case Protocol.KERNEL:  # a profiler's kernel begins when the grid is launched, before its first instruction
+            return path.start_s * n_launches
         case Protocol.GRAPH_CHAIN:
             return between + path.replace_s
         case Protocol.GRAPH_ONE:
