@@ -26,6 +26,7 @@ COMMANDS = {
     "calibrate": "mtia.validate.calibrate_command",
     "chips": "mtia.report.chips_command",
     "roadmap": "mtia.report.roadmap_command",
+    "conformance": "mtia.report.conformance_command",
 }
 EXIT_ERROR = 2
 

@@ -1,0 +1,283 @@
+"""Runs one unit: every OpInfo sample on the CPU and on the device, forward and, where OpInfo checks it, backward.
+
+A sample is right where shape, dtype and device agree and values are close: to the CPU's in the same dtype within
+PyTorch's default tolerance, or, where rounding makes the CPU's own result no closer, to the CPU's in float64 within
+twice the CPU's own error. Random operators are held to shape, dtype, device and to giving the same twice from one seed;
+those that leave memory uninitialised to shape, dtype and device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+
+from mtia.conformance.result import Outcome, Result
+from mtia.conformance.units import FLOATS, Unit, op_infos
+from mtia.host_runtime import fallback
+
+SEED = 2026
+MOST_ERROR_CHARS = 300
+UNINITIALISED = frozenset(("empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided"))
+
+
+class Wrong(Exception):
+    """The device's answer is not the CPU's."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Samples so far, in one direction."""
+
+    samples: int = 0
+    wrong: int = 0
+    error: str = ""
+    fallbacks: dict[str, int] = field(default_factory=dict)
+
+    def outcome(self) -> Outcome:
+        if self.wrong:
+            return Outcome.FAIL
+        if self.fallbacks:
+            return Outcome.FALLBACK
+        return Outcome.PASS if self.samples else Outcome.SKIP
+
+
+def run_unit(unit: Unit) -> Result:
+    """All samples of the unit. Nothing that a sample does wrong escapes as an exception."""
+    start_s = perf_counter()
+    info = op_infos()[unit.op, unit.variant]
+    forward, backward = Tally(), Tally()
+    for sample in _samples(info, unit.dtype, requires_grad=False):
+        _judge(forward, lambda sample=sample: _compare_forward(info, sample, unit.dtype))
+    gradients = _has_gradients(info, unit.dtype)
+    if gradients:
+        for sample in _samples(info, unit.dtype, requires_grad=True):
+            _judge(backward, lambda sample=sample: _compare_backward(info, sample, unit.dtype))
+    return Result(
+        op=unit.op,
+        variant=unit.variant,
+        dtype=unit.dtype,
+        outcome=forward.outcome(),
+        samples=forward.samples,
+        wrong=forward.wrong,
+        error=forward.error,
+        backward=backward.outcome() if gradients else "",
+        backward_error=backward.error,
+        fallbacks={op: forward.fallbacks.get(op, 0) + n for op, n in backward.fallbacks.items()}
+        | {op: n for op, n in forward.fallbacks.items() if op not in backward.fallbacks},
+        wall_s=perf_counter() - start_s,
+    )
+
+
+def _samples(info: Any, dtype: str, *, requires_grad: bool) -> Iterator[Any]:
+    torch.manual_seed(SEED)
+    yield from info.sample_inputs("cpu", getattr(torch, dtype), requires_grad=requires_grad)
+
+
+def _has_gradients(info: Any, dtype: str) -> bool:
+    return info.supports_autograd and dtype in FLOATS and getattr(torch, dtype) in info.supported_backward_dtypes("cpu")
+
+
+def _judge(tally: Tally, compare: Callable[[], bool]) -> None:
+    """One sample: right, wrong, or nothing to compare with."""
+    before = fallback.counts()
+    try:
+        compared = compare()
+    except Exception as error:  # whatever an operator raises is its result
+        compared, tally.wrong = True, tally.wrong + 1
+        tally.error = tally.error or _line(error)
+    tally.samples += bool(compared)
+    for op, n in fallback.counts().items():
+        if n > before.get(op, 0):
+            tally.fallbacks[op] = tally.fallbacks.get(op, 0) + n - before.get(op, 0)
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{type(error).__name__}: {text}"[:MOST_ERROR_CHARS]
+
+
+# --- one sample -------------------------------------------------------------------------------------------------------
+
+
+def _on_device(value: Any) -> Any:
+    """The same on the device: tensors keep their strides, and what names the CPU names the device."""
+
+    def moved(x: Any) -> Any:
+        if isinstance(x, torch.Tensor):
+            there = x.detach().to("mtia")
+            return there.requires_grad_(x.requires_grad)
+        if isinstance(x, torch.device) and x.type == "cpu":
+            return torch.device("mtia")
+        return "mtia" if isinstance(x, str) and x == "cpu" else x
+
+    return tree_map(moved, value)
+
+
+def _copied(value: Any) -> Any:
+    """Host inputs of its own for a run that may write to them."""
+
+    def copy(x: Any) -> Any:
+        return (
+            x.detach().clone(memory_format=torch.preserve_format).requires_grad_(x.requires_grad)
+            if isinstance(x, torch.Tensor)
+            else x
+        )
+
+    return tree_map(copy, value)
+
+
+def _arguments(sample: Any) -> tuple[Any, tuple, dict]:
+    return sample.input, tuple(sample.args), dict(sample.kwargs)
+
+
+def _call(info: Any, sample: Any, arguments: tuple[Any, tuple, dict]) -> Any:
+    first, rest, named = arguments
+    torch.manual_seed(SEED)
+    result = info(first, *rest, **named)
+    process = getattr(sample, "output_process_fn_grad", None)
+    return process(result) if process is not None else result
+
+
+def _compare_forward(info: Any, sample: Any, dtype: str) -> bool:
+    try:
+        expected = _call(info, sample, _copied(_arguments(sample)))
+    except Exception:
+        return False  # the CPU has no answer: nothing to hold the device to
+    with torch.no_grad():
+        got = _call(info, sample, _on_device(_arguments(sample)))
+    if info.name in UNINITIALISED:
+        _same_form(got, expected)
+    elif _is_random(info):
+        _same_form(got, expected)
+        with torch.no_grad():
+            again = _call(info, sample, _on_device(_arguments(sample)))
+        _same_values(again, got)
+    else:
+        _close(got, expected, lambda: _call(info, sample, _wide(_copied(_arguments(sample)))))
+    return True
+
+
+def _is_random(info: Any) -> bool:
+    return bool(getattr(info, "has_nondeterministic_output", False)) or info.name in _RANDOM
+
+
+_RANDOM = frozenset((
+    "bernoulli", "cauchy", "exponential", "geometric", "log_normal", "multinomial", "normal", "rand_like", "randint",
+    "randint_like", "randn", "randn_like", "uniform", "nn.functional.alpha_dropout", "nn.functional.dropout",
+    "nn.functional.dropout2d", "nn.functional.dropout3d", "nn.functional.feature_alpha_dropout", "nn.functional.rrelu",
+    "nn.functional.fractional_max_pool2d", "nn.functional.fractional_max_pool3d", "pca_lowrank", "svd_lowrank",
+))  # fmt: skip
+
+
+def _compare_backward(info: Any, sample: Any, dtype: str) -> bool:
+    """Gradients of a fixed weighted sum of the outputs with respect to every input that takes one."""
+    if info.name in UNINITIALISED or _is_random(info):
+        return False
+    try:
+        expected = _gradients(info, sample, _copied(_arguments(sample)))
+    except Exception:
+        return False
+    if expected is None:
+        return False
+    got = _gradients(info, sample, _on_device(_arguments(sample)))
+    if got is None:
+        raise Wrong("no output of the device takes part in autograd")
+    _close(got, expected, lambda: _gradients(info, sample, _wide(_copied(_arguments(sample)))))
+    return True
+
+
+def _gradients(info: Any, sample: Any, arguments: tuple[Any, tuple, dict]) -> list[torch.Tensor | None] | None:
+    inputs = [x for x in tree_leaves(arguments) if isinstance(x, torch.Tensor) and x.requires_grad]
+    result = _call(info, sample, arguments)
+    outputs = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.requires_grad]
+    if not inputs or not outputs:
+        return None
+    weights = [_weights(x) for x in outputs]
+    return list(torch.autograd.grad(outputs, inputs, weights, allow_unused=True))
+
+
+def _weights(x: torch.Tensor) -> torch.Tensor:
+    """The same for the same shape everywhere: between 0.5 and 1.5."""
+    plain = torch.linspace(0.5, 1.5, max(1, x.numel()), dtype=torch.float64)[: x.numel()].reshape(x.shape)
+    return plain.to(x.dtype).to(x.device)
+
+
+def _wide(value: Any) -> Any:
+    """In float64, for a reference."""
+
+    def widened(x: Any) -> Any:
+        if isinstance(x, torch.Tensor) and x.dtype.is_floating_point:
+            return x.detach().to(torch.float64).requires_grad_(x.requires_grad)
+        return torch.float64 if isinstance(x, torch.dtype) and x.is_floating_point else x
+
+    return tree_map(widened, value)
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def _tensors(value: Any) -> list[Any]:
+    return tree_leaves(value)
+
+
+def _same_form(got: Any, expected: Any) -> None:
+    left, right = _tensors(got), _tensors(expected)
+    if len(left) != len(right):
+        raise Wrong(f"{len(left)} results, the CPU gives {len(right)}")
+    for g, e in zip(left, right, strict=True):
+        if not isinstance(e, torch.Tensor):
+            continue
+        if not isinstance(g, torch.Tensor) or (g.shape, g.dtype) != (e.shape, e.dtype):
+            raise Wrong(f"{_form(g)}, the CPU gives {_form(e)}")
+        if g.device.type != "mtia":
+            raise Wrong(f"the result lies on {g.device}")
+
+
+def _form(x: Any) -> str:
+    return f"{x.dtype} {list(x.shape)}" if isinstance(x, torch.Tensor) else repr(x)
+
+
+def _same_values(got: Any, expected: Any) -> None:
+    for g, e in zip(_tensors(got), _tensors(expected), strict=True):
+        if isinstance(e, torch.Tensor) and not torch.equal(g.cpu().nan_to_num(), e.cpu().nan_to_num()):
+            raise Wrong("another result from the same seed")
+
+
+def _close(got: Any, expected: Any, reference: Callable[[], Any]) -> None:
+    _same_form(got, expected)
+    left, right = _tensors(got), _tensors(expected)
+    wide: list[Any] | None = None
+    for at, (g, e) in enumerate(zip(left, right, strict=True)):
+        if not isinstance(e, torch.Tensor):
+            if g != e and not (g != g and e != e):
+                raise Wrong(f"{g!r}, the CPU gives {e!r}")
+            continue
+        host = g.detach().cpu()
+        try:
+            torch.testing.assert_close(host, e.detach(), equal_nan=True)
+        except AssertionError as error:
+            if not e.dtype.is_floating_point:
+                raise Wrong(_line(error)) from None
+            wide = _tensors(reference()) if wide is None else wide
+            _as_good(host, e.detach(), wide[at].detach(), error)
+
+
+def _as_good(got: torch.Tensor, cpu: torch.Tensor, exact: torch.Tensor, error: AssertionError) -> None:
+    """No farther from the float64 result than twice the CPU's farthest element."""
+    if exact.shape != got.shape:
+        raise Wrong(_line(error)) from None
+    g, c, e = got.double(), cpu.double(), exact.double()
+    odd = ~(g.isfinite() & c.isfinite() & e.isfinite())
+    if not torch.equal(g.isnan()[odd], c.isnan()[odd]) or not torch.equal(g[odd].nan_to_num(), c[odd].nan_to_num()):
+        raise Wrong(_line(error)) from None
+    ours, theirs = (g - e)[~odd].abs(), (c - e)[~odd].abs()
+    if len(ours) and float(ours.max()) > 2 * float(theirs.max()):
+        raise Wrong(_line(error)) from None
+
+
+__all__ = ["run_unit"]
