@@ -9,7 +9,7 @@ import pytest
 
 from mtia import chips
 from mtia.validate.cases import AttentionCase, CollectiveCase, GemmCase, MoeCase
-from mtia.validate.rooflines import fit, roof_times, rooflines
+from mtia.validate.rooflines import LEAST_ROWS, fit, roof_times, rooflines
 from mtia.validate.work import work_of
 from mtia.workloads.prediction import Protocol
 
@@ -68,6 +68,12 @@ def test_the_fit_finds_what_made_the_data():
 
 
 def test_each_operator_and_format_has_a_fit_of_its_own():
-    cases = [replace(GEMM, line=i, dtype=d, m=64 * i) for i in range(1, 9) for d in ("bfloat16", "fp8")]
+    cases = [replace(GEMM, line=i, dtype=d, m=64 * i) for i in range(LEAST_ROWS) for d in ("bfloat16", "fp8")]
     plain, calibrated, fits = rooflines(cases, {"h100_sxm": chips.load("h100_sxm")})
     assert len(fits) == 2 and np.isfinite(plain).all() and np.isfinite(calibrated).all()
+
+
+def test_too_few_rows_have_no_fit():
+    cases = [replace(GEMM, line=i) for i in range(LEAST_ROWS - 1)]
+    plain, calibrated, fits = rooflines(cases, {"h100_sxm": chips.load("h100_sxm")})
+    assert not fits and np.isfinite(plain).all() and np.isnan(calibrated).all()

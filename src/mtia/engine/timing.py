@@ -43,13 +43,19 @@ SPAN_PES = 4  # PEs whose spans are kept where a launch has more than MAX_SPANS
 BOUND_OF_PART = {"mlu": "vector"}
 
 
-def run_timed(trace: Trace, spec: ChipSpec, residency: Residency | None = None) -> KernelTiming:
-    """Time, energy and traffic of one launch. `residency` (what SRAM holds before; default nothing) is only read."""
+def run_timed(
+    trace: Trace, spec: ChipSpec, residency: Residency | None = None, *, resident: int | None = None
+) -> KernelTiming:
+    """Time, energy and traffic of one launch. `residency` (what SRAM holds before; default nothing) is only read.
+
+    `resident`: programs that a PE holds at once, each with buffers of its own, the next beginning when one has ended
+    (blocks of a GPU). Default: programs follow each other as far as circular buffers let them.
+    """
     schedule = compile_schedule(trace, spec)
     touched = footprints(trace, schedule.accesses)
     if not schedule.nodes or trace.n_programs <= 0:
         return _empty(trace)
-    call = _Call(trace, spec, schedule, residency, streamed_once(schedule.accesses, touched))
+    call = _Call(trace, spec, schedule, residency, streamed_once(schedule.accesses, touched), resident or 0)
     return _timing(trace, spec, schedule, touched, residency, call)
 
 
@@ -175,13 +181,22 @@ class _Call:
     """One call of the event loop: fills the structures, keeps what they point to alive, holds the result."""
 
     def __init__(
-        self, trace: Trace, spec: ChipSpec, schedule: Schedule, residency: Residency | None, once: set[int]
+        self,
+        trace: Trace,
+        spec: ChipSpec,
+        schedule: Schedule,
+        residency: Residency | None,
+        once: set[int],
+        resident: int,
     ) -> None:
         self.keep: list = []
         self.launch = _CLaunch()
         self.result = _CResult()
         self._program(trace, spec, schedule, once)
         self._machine(spec)
+        self.launch.resident_programs = resident
+        while self.launch.ring < resident + 1:
+            self.launch.ring *= 2
         self._resident(residency)
         self._waves(trace, spec, schedule, residency)
         self.spans = self._span_room(trace, spec, schedule)
@@ -262,7 +277,6 @@ class _Call:
         launch.run_fs = cycle_fs
         launch.reduction_fs_per_byte = cycle_fs / width if (width := spec.noc.reduction_width) else 0.0
         launch.tolerance_frac = TOLERANCE_FRAC
-        launch.resident_programs = spec.pe.resident_programs
 
     def _resident(self, residency: Residency | None) -> None:
         segments = residency.segments if residency is not None else []

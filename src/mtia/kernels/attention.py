@@ -211,7 +211,8 @@ def mtia_attention_decode(
     """One query token per sequence against `split_tokens` of its keys and values; all G heads of one KV head together.
 
     length [B]: keys of each sequence, the new token's included. table [B, page_stride]: page of the cache that holds
-    tokens PAGE i to PAGE (i + 1); a multiple of BN tokens lies in one page. SPLIT: out is float32 [B, H, splits, D] and
+    tokens PAGE i to PAGE (i + 1); a multiple of BN tokens lies in one page. PAGE 0: no table, sequence b lies whole at
+    b times k_page (v_page), as in a cache whose pages were handed out in order. SPLIT: out is float32 [B, H, splits, D] and
     lse [B, H, splits] (base 2) for `mtia_attention_combine`; else out is the answer.
     """
     EVEN_D: tl.constexpr = BD == D
@@ -237,8 +238,12 @@ def mtia_attention_decode(
     total = tl.full((BG,), 0, tl.float32)
     acc = tl.full((BG, BD), 0, tl.float32)
     for at in range(begin, stop, BN):
-        page = tl.load(table_ptr + batch * page_stride + at // PAGE).to(INDEX)
-        token = at % PAGE
+        if PAGE:
+            page = tl.load(table_ptr + batch * page_stride + at // PAGE).to(INDEX)
+            token = at % PAGE
+        else:
+            page = batch.to(INDEX)
+            token = at
         k = _key_block(k_at + page * k_page, token, k_s, d, D, n, stop - at + token, EVEN_D, True, TYPE)
         v = _value_block(v_at + page * v_page, token, v_s, d, D, n, stop - at + token, EVEN_D, True, TYPE)
         s = tl.dot(q, k, input_precision="ieee")
@@ -261,13 +266,13 @@ def mtia_attention_decode(
         tl.store(o_at, acc.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["H", "rows", "splits", "o_b", "o_h", "o_d"])
+@triton.jit(do_not_specialize=["rows", "splits"])
 def mtia_attention_combine(
     part_ptr, lse_ptr, out_ptr,
-    H, rows, splits, o_b, o_h, o_d,
+    rows, splits,
     ROWS: tl.constexpr, SPLITS: tl.constexpr, BD: tl.constexpr, D: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """ROWS heads: the mean of their partial answers [splits, D] weighted by 2^lse."""
+    """ROWS of all B H heads: the mean of their partial answers [splits, D] weighted by 2^lse; out contiguous."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     part = tl.arange(0, SPLITS)
     d = tl.arange(0, BD)
@@ -282,8 +287,32 @@ def mtia_attention_combine(
     sums = tl.sum(weight, 1)
     weight = weight / tl.where(sums == 0.0, 1.0, sums)[:, None]
     out = tl.sum(x * weight[:, :, None], 1)
-    o_at = out_ptr + (row // H).to(INDEX)[:, None] * o_b + (row % H)[:, None] * o_h + d[None, :] * o_d
+    o_at = out_ptr + row.to(INDEX)[:, None] * D + d[None, :]
     tl.store(o_at, out.to(out_ptr.dtype.element_ty), mask=(row < rows)[:, None] & (d < D)[None, :])
+
+
+# --- cache ------------------------------------------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["tokens", "stride"])
+def mtia_attention_store(
+    k_ptr, v_ptr, k_cache_ptr, v_cache_ptr,
+    k_scale, v_scale,
+    tokens, stride,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, N: tl.constexpr,
+):  # fmt: skip
+    """ROWS tokens of keys and values, N elements each, into a cache of their own type (float8: times its scale).
+
+    Tokens lie `stride` elements apart in all four tensors.
+    """
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    at = row[:, None] * stride + column[None, :]
+    mask = (row < tokens)[:, None] & (column < N)[None, :]
+    k = tl.load(k_ptr + at, mask=mask, other=0.0).to(tl.float32) * k_scale
+    v = tl.load(v_ptr + at, mask=mask, other=0.0).to(tl.float32) * v_scale
+    tl.store(k_cache_ptr + at, k.to(k_cache_ptr.dtype.element_ty), mask=mask)
+    tl.store(v_cache_ptr + at, v.to(v_cache_ptr.dtype.element_ty), mask=mask)
 
 
 # --- on the device ----------------------------------------------------------------------------------------------------
@@ -375,7 +404,7 @@ def paged_decode(
     BN = min(block, PAGE)
     if PAGE & (PAGE - 1):
         raise ValueError(f"paged_decode: pages of {PAGE} tokens; the kernel needs a power of two")
-    out = torch.empty_like(q)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if out.numel() == 0:
         return out
     most = table.shape[1] * PAGE
@@ -392,7 +421,7 @@ def paged_decode(
     )  # fmt: skip
     if splits > 1:
         mtia_attention_combine[(B * H,)](
-            parts, lse, out, H, B * H, splits, *out.stride(),
+            parts, lse, out, B * H, splits,
             ROWS=1, SPLITS=next_power_of_2(splits), BD=next_power_of_2(D), D=D, INDEX=_index(parts),
         )  # fmt: skip
     return out
@@ -404,5 +433,6 @@ __all__ = [
     "mtia_attention_combine",
     "mtia_attention_decode",
     "mtia_attention_forward",
+    "mtia_attention_store",
     "paged_decode",
 ]

@@ -24,7 +24,7 @@ from mtia.validate.validation import Results
 LEGEND = (
     "errors are |predicted / measured - 1|; bias: geometric mean of predicted / measured, above 0 is too slow; "
     "abs ln: mean |ln(predicted / measured)|; rank: Spearman; roof: mean error of the spec roofline; cal.: of the "
-    "roofline fitted to these measurements (3 figures per chip, operator and number format)"
+    "roofline fitted to these measurements (3 figures per chip, operator and number format of 12 rows and more)"
 )
 HEADINGS = ("n", "median", "mean", "p90", "bias", "abs ln", "rank", "roof", "cal.")
 ON_TERMINAL = ("all", "by_file", "by_chip", "by_dtype", "by_band", "by_bound")
@@ -70,6 +70,8 @@ def page(results: Results, *, n_worst: int, everything: bool) -> Iterator[Render
     if results.intervals:
         yield rich_coverage(coverage_of(results))
     yield speed_table(results)
+    if lines := list(warning_lines(results)):
+        yield Text("\n".join(lines), style="yellow")
     yield not_predicted(results)
 
 
@@ -191,6 +193,17 @@ def not_predicted_lines(results: Results, *, shown_rows: int = 10) -> Iterator[s
         yield f"skipped: {line}"
 
 
+def warning_lines(results: Results, *, shown_kinds: int = 5) -> Iterator[str]:
+    """What the simulator warned of while it predicted, each once, with the first row."""
+    warned = [row for row in results.rows if row.answer.warning]
+    kinds = _counted(warned, lambda r: r.answer.warning)
+    for warning, n in kinds[:shown_kinds]:
+        first = next(row for row in warned if row.answer.warning == warning)
+        yield f"warning: {first.chip} {first.case}{f' and {n - 1} more' if n > 1 else ''}: {warning}"
+    if len(kinds) > shown_kinds:
+        yield f"... and {len(kinds) - shown_kinds} more warnings (--json, --out list every one)"
+
+
 def _counted(rows: Sequence[RowResult], reason: Callable[[RowResult], str]) -> list[tuple[str, int]]:
     found: dict[str, int] = {}
     for row in rows:
@@ -218,6 +231,7 @@ def to_json(results: Results, *, n_worst: int) -> dict[str, Any]:
             "later": dict(_counted(results.later, lambda r: f"{r.case.file}: {r.answer.status}")),
             "skipped": list(results.skipped),
         },
+        "warnings": dict(_counted([r for r in results.rows if r.answer.warning], lambda r: r.answer.warning)),
         "chips": {system: {"chip": spec.name, "from": results.origins.get(system, ""), "fingerprint": spec.fingerprint}
                   for system, spec in sorted(results.chips.items())},
         "constants": constants({spec.name: spec for spec in results.chips.values()}.values()),
@@ -275,6 +289,7 @@ def _markdown(results: Results, n_worst: int) -> Iterator[str]:
         yield f"- {first}:{second.replace('  ', ' ')}"
     yield "\n## Not predicted\n"
     yield from (f"- {line.strip()}" for line in not_predicted_lines(results))
+    yield from (f"- {line}" for line in warning_lines(results, shown_kinds=100))
     yield "\n## Constants\n"
     for chip, figures in sorted(constants({s.name: s for s in results.chips.values()}.values()).items()):
         lines = [[key, f["text"], f["range"], f["kind"], f["source"]] for key, f in figures.items()]

@@ -7,6 +7,7 @@ row. Everything that a table knows and a prediction must not (framework, kernel 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -54,6 +55,7 @@ class Answer:
     how: str = ""
     wall_s: float = 0.0
     error: str = ""
+    warning: str = ""  # what the simulator warned of on the way
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +181,24 @@ def answer(case: Case, specs: Mapping[str, ChipSpec], *, fast: bool = False) -> 
     if function is None:
         return Answer(status=Status.NO_PREDICTOR, error=str(entry))
     start = time.perf_counter()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = _made(case, specs, function, entry, fast)
+    said = "; ".join(dict.fromkeys(str(w.message) for w in caught))
+    return replace(made, wall_s=time.perf_counter() - start, warning=said)
+
+
+def _made(
+    case: Case, specs: Mapping[str, ChipSpec], function: Callable[..., Prediction], entry: Entry, fast: bool
+) -> Answer:
     try:
         found = _predict(case, specs, function, entry, fast)
         seconds = found.seconds / _unit(case, specs, function, entry, fast)
         if not seconds > 0:
             raise ArithmeticError(f"predicted {found.seconds!r} s, a latency is above zero")
     except Exception as error:
-        return Answer(status=Status.FAILED, error=_told(error), wall_s=time.perf_counter() - start)
-    return Answer(status=Status.PREDICTED, seconds=seconds, bound=found.bound, parts=dict(found.parts), how=found.how,
-                  wall_s=time.perf_counter() - start)  # fmt: skip
+        return Answer(status=Status.FAILED, error=_told(error))
+    return Answer(status=Status.PREDICTED, seconds=seconds, bound=found.bound, parts=dict(found.parts), how=found.how)
 
 
 def _predict(

@@ -2,7 +2,8 @@
 
 Spec roofline: max(flop / peak, bytes / bandwidth), from published peaks. Calibrated roofline: floor + max(flop /
 (a peak), bytes / (b bandwidth)), the three fitted to the very rows that it is then judged on (least mean |ln|), per
-chip, operator and number format: as good as a roofline can look.
+chip, operator and number format: as good as a roofline can look. Groups of fewer than `LEAST_ROWS` have none: three
+figures fitted to a few rows say nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mtia.validate.cases import Case, RelativeCollectiveCase
 from mtia.validate.work import Work, work_of
 
 FloatArray = np.ndarray
+LEAST_ROWS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ def rooflines(cases: Sequence[Case], specs: Mapping[str, ChipSpec]) -> tuple[Flo
     measured_s = np.array([case.measured_s for case in cases])
     calibrated, fits = np.full(len(cases), np.nan), {}
     for group, rows in _groups(cases, flop_s).items():
+        if len(rows) < LEAST_ROWS:
+            continue
         fits[group] = found = fit(flop_s[rows], byte_s[rows], measured_s[rows])
         calibrated[rows] = found.seconds(flop_s[rows], byte_s[rows])
     return np.maximum(flop_s, byte_s), calibrated, fits

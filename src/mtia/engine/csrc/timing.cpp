@@ -369,6 +369,8 @@ struct Pe {
     i64 port_in_fs = 0, port_out_fs = 0;
     i64 *done, *issued;
     Parts *parts;
+    std::vector<i64> program_end_fs;  // by place in the ring, with its parts: what a block that follows waits for
+    std::vector<Parts> program_end_parts;
     std::vector<i32> unresolved;
     i64 end_fs = 0;
     Parts end_parts{};
@@ -445,7 +447,7 @@ class Simulation {
 
     void make_pes() {
         i64 busiest = (in_.n_programs + n_pes_ - 1) / n_pes_;
-        while (ring_ > 1 && ring_ / 2 >= busiest) ring_ /= 2;
+        while (ring_ > 1 && ring_ / 2 >= busiest) ring_ /= 2;  // never below what a PE holds: it holds no more
         size_t per_pe = (size_t)ring_ * n_nodes_;
         int used = (int)std::min<i64>(n_pes_, in_.n_programs);
         stamps_.reset(static_cast<i64 *>(std::malloc(sizeof(i64) * 2 * per_pe * used)));
@@ -461,6 +463,10 @@ class Simulation {
             pe.issued = pe.done + per_pe;
             pe.parts = parts_.get() + per_pe * i;
             pe.unresolved.assign(ring_, 0);
+            if (in_.resident_programs > 0) {
+                pe.program_end_fs.assign(ring_, 0);
+                pe.program_end_parts.resize(ring_);
+            }
         }
     }
 
@@ -475,7 +481,14 @@ class Simulation {
 
     // --- a PE ---
 
+    // Blocks: with `resident_programs` of them on the PE, the next begins when the oldest has ended.
+    bool is_full(const Pe &pe) const {
+        i64 before = pe.core_q - in_.resident_programs;
+        return in_.resident_programs > 0 && before >= 0 && pe.unresolved[before & (ring_ - 1)] != 0;
+    }
+
     bool may_enter(const Pe &pe) const {
+        if (is_full(pe)) return false;
         if (pe.core_q < ring_) return true;
         if (pe.unresolved[pe.core_q & (ring_ - 1)] != 0) return false;
         for (int u = 1; u < N_UNITS; ++u)
@@ -489,6 +502,15 @@ class Simulation {
         std::fill(pe.issued + first, pe.issued + first + n_nodes_, UNRESOLVED);
         pe.unresolved[pe.core_q & (ring_ - 1)] = n_nodes_;
         pe.entered = true;
+        if (in_.resident_programs <= 0) return;
+        if (pe.core_q >= in_.resident_programs) {
+            i64 before = (pe.core_q - in_.resident_programs) & (ring_ - 1);
+            if (pe.program_end_fs[before] > pe.core_free_fs) {
+                pe.core_free_fs = pe.program_end_fs[before];
+                pe.core_parts = pe.program_end_parts[before];
+            }
+        }
+        pe.program_end_fs[pe.core_q & (ring_ - 1)] = 0;
     }
 
     void advance(Pe &pe) {
@@ -646,6 +668,10 @@ class Simulation {
         if (t > pe.end_fs) {
             pe.end_fs = t;
             pe.end_parts = pe.parts[s];
+        }
+        if (in_.resident_programs > 0 && t > pe.program_end_fs[q & (ring_ - 1)]) {
+            pe.program_end_fs[q & (ring_ - 1)] = t;
+            pe.program_end_parts[q & (ring_ - 1)] = pe.parts[s];
         }
         if (t > wave_fs_[q]) {
             wave_fs_[q] = t;
@@ -979,6 +1005,8 @@ class Simulation {
         pe.port_out_fs += shift;
         pe.end_fs += shift;
         shift_parts(pe.end_parts, delta);
+        for (i64 &t : pe.program_end_fs) t += shift;
+        for (Parts &parts : pe.program_end_parts) shift_parts(parts, delta);
     }
 
     void shift_heap(i64 waves, i64 shift) {

@@ -1,0 +1,613 @@
+"""Attention of a transformer layer as a serving framework would run it, timed without a device.
+
+`predict_prefill` (causal attention of whole prompts) and `predict_decode` (one new token per sequence against its cache)
+take the tiling and split of least estimated time, launch the real kernels (`kernels/attention.py`) with it on addresses
+and time those. A launch too long to simulate whole is simulated in part, with the same tiles, and extended by the work
+of the most loaded PE (prefill) or by whole waves of like programs (decode).
+"""
+
+# BM, BN queries and keys of one block, BG query heads that share a block's rows
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import ceil, exp, gcd
+from typing import Any
+
+import numpy as np
+import torch
+import triton.language as tl
+
+from mtia.chips.spec import ChipSpec
+from mtia.engine.timeline import KernelTiming
+from mtia.engine.timing import run_timed
+from mtia.errors import BadProblem, UnsupportedDtype
+from mtia.kernels.attention import (
+    LOG2_E,
+    mtia_attention_combine,
+    mtia_attention_decode,
+    mtia_attention_forward,
+    mtia_attention_store,
+)
+from mtia.kernels.iteration import ceil_div, next_power_of_2
+from mtia.workloads.launches import Buffer, Call, Memory, time_call, touch_call, trace
+from mtia.workloads.prediction import Prediction, Protocol, launch_overhead_s, predicted
+
+MOST_STEPS = 12_000  # blocks of keys that one simulation walks, all programs together
+LONGEST_SEQ = 4096  # longer prompts are simulated at this length and extended by their blocks
+STORE_ROWS = 64  # tokens that one program of the cache write takes
+PART_ELEMENTS = 8192  # of the partial answers that one program combines
+SOFTMAX_PASSES = 4  # vector passes over a block of scores beside the exponential: maximum, scaling, sum, conversion
+STEP_STARTUPS = 12  # vector commands of one block, each with its start-up
+MOST_LOAD = 30.0  # times the SRAM, beyond which nothing is kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Format:
+    mac: str
+    element: torch.dtype
+    triton: Any
+
+
+_BF16 = _Format("bf16", torch.bfloat16, tl.bfloat16)
+_FP16 = _Format("fp16", torch.float16, tl.float16)
+_FP8 = _Format("fp8", torch.float8_e4m3fn, tl.float8e4nv)
+_FORMATS = {"bfloat16": _BF16, "bf16": _BF16, "float16": _FP16, "fp16": _FP16, "fp8": _FP8}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """One layer's attention. `window`: keys that a query sees, 0 all. `math`: what is multiplied in."""
+
+    batch: int
+    seq: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    window: int
+    math: _Format
+    cache: _Format
+
+    @property
+    def group(self) -> int:
+        return self.heads // self.kv_heads
+
+    @property
+    def reach(self) -> int:
+        """Keys that the last token sees."""
+        return min(self.seq, self.window) if self.window else self.seq
+
+    @property
+    def width(self) -> int:
+        return next_power_of_2(self.head_dim)
+
+
+def predict_prefill(
+    spec: ChipSpec,
+    *,
+    batch: int,
+    seq: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    window: int = 0,
+    attn_dtype: str = "bfloat16",
+    kv_dtype: str = "bfloat16",
+    protocol: Protocol = Protocol.GRAPH_ONE,
+) -> Prediction:
+    """Latency of causal attention of `batch` prompts of `seq` tokens, repeated on the same tensors.
+
+    The keys and values are written to the cache first, by a kernel of its own. Those of a cache narrower than the
+    operands are multiplied in whichever of the two types is faster. Raises BadProblem and UnsupportedDtype.
+    """
+    problem = _problem("prefill attention", spec, batch, seq, heads, kv_heads, head_dim, window, attn_dtype, kv_dtype)
+    narrowed = problem.cache.element.itemsize < problem.math.element.itemsize
+    options = [problem]
+    if narrowed and problem.cache.mac in spec.pe.dpe.mac_per_cycle:
+        options.append(replace(problem, math=problem.cache))
+    choices = [(p, choose_prefill(spec, p)) for p in options]
+    problem, choice = min(choices, key=lambda pair: pair[1].seconds)
+    launches = [_time_store(spec, problem, _FORMATS[attn_dtype]), _time_prefill(spec, problem, choice)]
+    return predicted(spec, protocol, launches, how=str(choice))
+
+
+def predict_decode(
+    spec: ChipSpec,
+    *,
+    batch: int,
+    seq: int,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    window: int = 0,
+    attn_dtype: str = "bfloat16",
+    kv_dtype: str = "bfloat16",
+    protocol: Protocol = Protocol.GRAPH_ONE,
+) -> Prediction:
+    """Latency of attention of one new token in each of `batch` sequences of `seq` tokens (the new one included) to
+    their cache, repeated on the same cache: what fits SRAM is there. Raises BadProblem and UnsupportedDtype."""
+    problem = _problem("decode attention", spec, batch, seq, heads, kv_heads, head_dim, window, attn_dtype, kv_dtype)
+    choice = choose_decode(spec, problem)
+    return predicted(spec, protocol, _time_decode(spec, problem, choice), how=str(choice))
+
+
+def _problem(
+    what: str, spec: ChipSpec, batch: int, seq: int, heads: int, kv_heads: int, head_dim: int, window: int,
+    attn_dtype: str, kv_dtype: str,
+) -> Attention:  # fmt: skip
+    sizes = {"batch": batch, "seq": seq, "heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}
+    for name, value in sizes.items():
+        if value < 1:
+            raise BadProblem(what, argument=name, value=value, allowed="sizes are at least 1")
+    if heads % kv_heads:
+        raise BadProblem(what, argument="kv_heads", value=kv_heads, allowed=f"a divisor of heads, {heads}")
+    if window < 0:
+        raise BadProblem(what, argument="window", value=window, allowed="tokens, 0 for all")
+    for dtype in (attn_dtype, kv_dtype):
+        if dtype not in _FORMATS:
+            raise UnsupportedDtype(what, chip=spec.name, dtype=dtype, supported=tuple(_FORMATS))
+    math, cache = _FORMATS[attn_dtype], _FORMATS[kv_dtype]
+    if math.mac not in spec.pe.dpe.mac_per_cycle:
+        able = [name for name, form in _FORMATS.items() if form.mac in spec.pe.dpe.mac_per_cycle]
+        raise UnsupportedDtype(what, chip=spec.name, dtype=attn_dtype, supported=able)
+    return Attention(
+        batch=batch, seq=seq, heads=heads, kv_heads=kv_heads, head_dim=head_dim,
+        window=0 if window >= seq else window, math=math, cache=cache,
+    )  # fmt: skip
+
+
+# --- what a block costs a PE --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Pe:
+    """Rates of one PE for one type of multiply, per cycle, and of the memory behind it, in seconds and bytes."""
+
+    spec: ChipSpec
+    mac: str
+
+    def dot(self, m: int, k: int, n: int) -> float:
+        """Cycles of one block multiply."""
+        dpe = self.spec.pe.dpe
+        return dpe.fill_cycles + _up(m, dpe.block_m) * k * _up(n, dpe.block_n) / dpe.mac_per_cycle[self.mac]
+
+    @property
+    def vector_rate(self) -> float:
+        cores, sfu = self.spec.pe.cores, self.spec.pe.sfu
+        return max(cores.vector_cores * cores.vector_bytes_per_cycle / 4, sfu.elements_per_cycle.get("fp32", 0))
+
+    def softmax(self, m: int, n: int) -> float:
+        """Cycles of the weights of a block of scores: tables and vector passes side by side."""
+        sfu = self.spec.pe.sfu
+        startups = STEP_STARTUPS * sfu.startup_cycles
+        return startups + max(m * n / sfu.lut_elements_per_cycle, SOFTMAX_PASSES * m * n / self.vector_rate)
+
+    def passes(self, elements: int) -> float:
+        return self.spec.pe.sfu.startup_cycles + elements / self.vector_rate
+
+    @property
+    def round_trip_s(self) -> float:
+        spec = self.spec
+        return 2 * spec.noc.latency_s + spec.sram.latency_s + spec.dram.latency_s
+
+    @property
+    def stream_bytes_per_s(self) -> float:
+        """What one PE can read: its port, its DMA engine, its bytes in flight."""
+        dma = self.spec.pe.dma
+        in_flight = dma.max_outstanding_bytes / self.round_trip_s
+        return min(self.spec.noc.pe_bytes_per_s, dma.read_bytes_per_cycle * self.spec.clock_hz, in_flight)
+
+
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step
+
+
+def kept_share(spec: ChipSpec, n_bytes: float) -> float:
+    """Share of `n_bytes`, touched again and again, that SRAM has when they are touched again.
+
+    Least recently used. Where a line has `ways` places, chosen by a hash of its address, it is there if fewer than so
+    many of the others fell on them: a Poisson number. Fully associative: all or nothing.
+    """
+    load = n_bytes / spec.sram.shared_bytes
+    if spec.sram.ways is None:
+        return 1.0 if load <= 1 else 0.0
+    mean = min(load, MOST_LOAD) * spec.sram.ways
+    share, term = 0.0, exp(-mean)
+    for i in range(spec.sram.ways):
+        share += term
+        term *= mean / (i + 1)
+    return share
+
+
+def _seed(memory: Memory, read: Sequence[Buffer], written: Sequence[Buffer]) -> None:
+    """SRAM as the run before left it: of each tensor the share that is kept, beside others' data to make room."""
+    total = sum(b.n_bytes for b in (*read, *written))
+    share = kept_share(memory.spec, total)
+    room = memory.residency.capacity_bytes
+    if share < 1.0:
+        others = memory.buffer(int(room - share * total), torch.int8)
+        dirty = int(others.n_bytes * sum(b.n_bytes for b in written) / total)
+        memory.residency.touch(others.address, others.address + dirty, True)
+        memory.residency.touch(others.address + dirty, others.address + others.n_bytes, False)
+    held = [(b.address, b.address + b.n_bytes, w, int(share * b.n_bytes)) for bs, w in ((read, False), (written, True)) for b in bs]
+    memory.residency.touch_together(held)
+
+
+def _shared_s(spec: ChipSpec, distinct_bytes: float, moved_bytes: float, written_bytes: float) -> tuple[float, float]:
+    """Seconds that SRAM and DRAM need at least."""
+    kept = kept_share(spec, distinct_bytes)
+    dram = spec.dram.bytes_per_s * spec.dram.efficiency_frac
+    return (moved_bytes + written_bytes) / spec.sram.bytes_per_s, (1 - kept) * distinct_bytes / dram
+
+
+# --- prefill ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefillChoice:
+    """Tile and order of a prefill, with its estimated seconds. `run`: heads whose tiles are walked together."""
+
+    queries: int
+    grouped: int  # BG
+    keys: int
+    lookahead: bool
+    run: int
+    seconds: float
+    math: str
+
+    def __str__(self) -> str:
+        heads = f" of {self.grouped} heads" if self.grouped > 1 else ""
+        ahead = ", scores one block ahead" if self.lookahead else ""
+        return f"tiles of {self.queries} queries{heads} x {self.keys} keys in {self.math}{ahead}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tiles:
+    """What the tiles of one head take: cycles of each, in order of position, and blocks of keys."""
+
+    cycles: np.ndarray
+    blocks: np.ndarray
+
+    @property
+    def n_tiles(self) -> int:
+        return len(self.cycles)
+
+
+def _units(p: Attention, grouped: int) -> int:
+    """Heads that have programs of their own, all sequences together."""
+    return p.batch * (p.kv_heads if grouped > 1 else p.heads)
+
+
+def _tiles(spec: ChipSpec, p: Attention, c: PrefillChoice) -> _Tiles:
+    pe = _Pe(spec, p.math.mac)
+    rows = c.queries * c.grouped
+    first = np.arange(ceil_div(p.seq, c.queries)) * c.queries
+    stop = np.minimum(p.seq, first + c.queries)
+    start = np.maximum(0, first - p.window + 1) // c.keys * c.keys if p.window else np.zeros_like(first)
+    blocks = np.maximum(1, -(-(stop - start) // c.keys))
+    whole = np.minimum(p.seq // c.keys * c.keys, (first + 1) // c.keys * c.keys)
+    masked = blocks if p.window else blocks - np.minimum(whole // c.keys, blocks)
+    multiply = pe.dot(rows, p.width, c.keys) + pe.dot(rows, c.keys, p.width)
+    weights = pe.softmax(rows, c.keys) + pe.passes(rows * p.width)
+    step = max(multiply, weights) if c.lookahead else multiply + weights
+    cycles = blocks * step + masked * 2 * pe.passes(rows * c.keys) + 3 * pe.passes(rows * p.width)
+    return _Tiles(cycles=cycles, blocks=blocks)
+
+
+def _dealt(tiles: _Tiles, n_programs: int, run: int, n_pes: int) -> float:
+    """Cycles of the most loaded PE: the kernel's order of tiles, program i on PE i modulo the PEs."""
+    mean = n_programs / tiles.n_tiles * float(tiles.cycles.sum()) / n_pes
+    if n_programs > 400 * n_pes:
+        return mean
+    program = np.arange(n_programs)
+    section, within = np.divmod(program, run * tiles.n_tiles)
+    rank = within // run
+    tile = np.where(section % 2 == 1, rank, tiles.n_tiles - 1 - rank)
+    return float(np.bincount(program % n_pes, weights=tiles.cycles[tile]).max())
+
+
+@lru_cache(maxsize=4096)
+def choose_prefill(spec: ChipSpec, p: Attention) -> PrefillChoice:
+    """The tile of least estimated time."""
+    return min(_prefill_candidates(spec, p), key=lambda c: c.seconds)
+
+
+def _prefill_candidates(spec: ChipSpec, p: Attention) -> list[PrefillChoice]:
+    packed = next_power_of_2(p.group)
+    found = []
+    for rows in (64, 128):
+        for grouped in {1, packed}:
+            for keys in (64, 128):
+                if rows < grouped or not _tile_fits(spec, p, rows, keys, lookahead=False):
+                    continue
+                queries = rows // grouped
+                for lookahead in (False, True):
+                    if lookahead and not _tile_fits(spec, p, queries * grouped, keys, lookahead=True):
+                        continue
+                    c = PrefillChoice(
+                        queries=queries, grouped=grouped, keys=keys,
+                        lookahead=lookahead, run=1, seconds=0.0, math=p.math.mac,
+                    )  # fmt: skip
+                    found.append(_weighed(spec, p, c))
+    return found
+
+
+def _tile_fits(spec: ChipSpec, p: Attention, rows: int, keys: int, *, lookahead: bool) -> bool:
+    """Accumulators hold a block of scores and of answers (looking ahead: both blocks of scores beside them); local
+    memory the queries and two blocks of keys and values each."""
+    scores, answers = 4 * rows * keys, 4 * rows * p.width
+    most = spec.pe.dpe.accumulator_bytes
+    weights = rows * keys * p.math.element.itemsize
+    if max(scores, answers) > most or (lookahead and 2 * scores + answers + weights > most):
+        return False
+    return (rows * p.width + 4 * keys * p.width) * p.math.element.itemsize <= spec.pe.local_memory_bytes
+
+
+def resident(spec: ChipSpec, p: Attention, c: PrefillChoice) -> int | None:
+    """Programs that a PE holds at once; None where a PE does not hold several (they follow through their buffers)."""
+    pe = spec.pe
+    if pe.resident_programs == 1:
+        return None
+    rows = c.queries * c.grouped
+    accumulators = 4 * rows * (c.keys * (2 if c.lookahead else 1) + p.width)
+    buffers = (rows + 4 * c.keys) * p.width * p.math.element.itemsize
+    fit = min(pe.dpe.accumulator_bytes // accumulators, pe.local_memory_bytes // buffers)
+    return max(1, min(pe.resident_programs, fit))
+
+
+def _weighed(spec: ChipSpec, p: Attention, c: PrefillChoice) -> PrefillChoice:
+    tiles = _tiles(spec, p, c)
+    n_programs = tiles.n_tiles * _units(p, c.grouped)
+    together = [1] if c.grouped > 1 else sorted({1, p.group, min(_units(p, 1), 4 * p.group)})
+    loads = [(_dealt(tiles, n_programs, run, spec.grid.n_pes), run) for run in together]
+    cycles, run = min(loads)
+    pe = _Pe(spec, p.math.mac)
+    rows = c.queries * c.grouped
+    kv_bytes = 2 * p.batch * p.kv_heads * p.seq * p.head_dim * p.math.element.itemsize
+    q_bytes = p.batch * p.heads * p.seq * p.head_dim * p.math.element.itemsize
+    o_bytes = p.batch * p.heads * p.seq * p.head_dim * 2
+    read = 2 * _units(p, c.grouped) * float(tiles.blocks.sum()) * c.keys * p.head_dim * p.math.element.itemsize
+    sram_s, dram_s = _shared_s(spec, kv_bytes + q_bytes + o_bytes, read + q_bytes, o_bytes)
+    busy = min(n_programs, spec.grid.n_pes)
+    port_s = (read + q_bytes) / busy / pe.stream_bytes_per_s
+    fill_s = 2 * pe.round_trip_s + (rows + 2 * c.keys) * p.width * p.math.element.itemsize / pe.stream_bytes_per_s
+    return replace(c, run=run, seconds=max(cycles / spec.clock_hz, sram_s, dram_s, port_s) + fill_s)
+
+
+def _time_prefill(spec: ChipSpec, p: Attention, c: PrefillChoice) -> KernelTiming:
+    """The launch, or a part of it extended by the work of the most loaded PE."""
+    part = _shorter(p, c)
+    tiles = _tiles(spec, part, c)
+    programs = tiles.n_tiles * _units(part, c.grouped)
+    simulated = _part_of(tiles, c, programs, spec.grid.n_pes)
+    memory = Memory(spec)
+    tokens = p.batch * p.seq
+    q, out = (memory.buffer(tokens * p.heads * p.head_dim, e) for e in (p.math.element, torch.bfloat16))
+    k, v = (memory.buffer(tokens * p.kv_heads * p.head_dim, p.math.element) for _ in range(2))
+    _seed(memory, (q, k, v), (out,))
+    traced = trace(_forward(part, c, (q, k, v, out), simulated), spec)
+    timing = run_timed(traced, spec, memory.residency, resident=resident(spec, p, c))
+    if simulated == programs and part == p:
+        return timing
+    whole = _tiles(spec, p, c)
+    n_pes = spec.grid.n_pes
+    longer = _dealt(whole, whole.n_tiles * _units(p, c.grouped), c.run, n_pes) / _dealt(tiles, simulated, c.run, n_pes)
+    return extended(timing, longer)
+
+
+def extended(timing: KernelTiming, factor: float) -> KernelTiming:
+    """A timing whose every part is longer by a factor."""
+    parts = {name: round(fs * factor) for name, fs in timing.critical_fs.items()}
+    return replace(timing, makespan_fs=sum(parts.values()), critical_fs=parts)
+
+
+def _shorter(p: Attention, c: PrefillChoice) -> Attention:
+    if p.seq <= LONGEST_SEQ or p.window:
+        return p
+    return replace(p, seq=LONGEST_SEQ)
+
+
+def _part_of(tiles: _Tiles, c: PrefillChoice, programs: int, n_pes: int) -> int:
+    """Programs to simulate: all, or whole sections of the order and, where they are short, whole waves."""
+    steps = float(tiles.blocks.sum()) / tiles.n_tiles + 1
+    most = max(2 * n_pes, int(MOST_STEPS / steps))
+    if programs <= most:
+        return programs
+    section = 2 * c.run * tiles.n_tiles
+    period = section * n_pes // gcd(section, n_pes)
+    for unit in (period, section, n_pes):
+        if 2 * unit <= most:
+            return most // unit * unit
+    return most
+
+
+def _forward(p: Attention, c: PrefillChoice, tensors: tuple[Buffer, ...], programs: int) -> Call:
+    """The kernel on tensors [batch, seq, heads, D] laid out token by token; the first `programs` of its grid."""
+    q, k, v, out = tensors
+    D = p.head_dim
+    q_strides, k_strides = (p.seq * p.heads * D, D, p.heads * D, 1), (p.seq * p.kv_heads * D, D, p.kv_heads * D, 1)
+    return Call(
+        kernel=mtia_attention_forward,
+        grid=(programs,),
+        arguments=(
+            q, k, v, out, out, LOG2_E / D**0.5, 1.0,
+            p.seq, p.seq, p.heads, p.group, p.kv_heads if c.grouped > 1 else p.heads, c.run, 0, p.window,
+            *q_strides, *k_strides, *k_strides, *q_strides,
+        ),
+        constants=dict(
+            BQ=c.queries, BG=c.grouped, BN=c.keys, BD=p.width, D=D, CAUSAL=True, WINDOWED=p.window > 0, HAS_LSE=False,
+            LOOKAHEAD=c.lookahead, TYPE=p.math.triton, INDEX=tl.int64,
+        ),
+    )  # fmt: skip
+
+
+def _time_store(spec: ChipSpec, p: Attention, source: _Format) -> KernelTiming:
+    """Keys and values converted into the cache."""
+    memory = Memory(spec)
+    row = p.kv_heads * p.head_dim
+    tokens = p.batch * p.seq
+    given = [memory.buffer(tokens * row, source.element) for _ in range(2)]
+    cache = [memory.buffer(tokens * row, p.cache.element) for _ in range(2)]
+    rows = max(1, STORE_ROWS * 128 // next_power_of_2(row))
+    programs = ceil_div(tokens, rows)
+    waves = ceil_div(programs, spec.grid.n_pes)
+    call = Call(
+        kernel=mtia_attention_store,
+        grid=(programs,),
+        arguments=(*given, *cache, 1.0, 1.0, tokens, row),
+        constants=dict(ROWS=rows, WIDTH=next_power_of_2(row), N=row),
+    )
+    _seed(memory, given, cache)
+    most = max(4, MOST_STEPS // 4 // spec.grid.n_pes)
+    if waves <= most:
+        return time_call(call, memory)
+    short = replace(call, grid=(most * spec.grid.n_pes,))
+    return extended(time_call(short, memory), waves / most)
+
+
+# --- decode -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodeChoice:
+    """Splits of the keys and block of a decode, with its estimated seconds."""
+
+    splits: int
+    keys: int
+    stages: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.splits} split{'s' if self.splits > 1 else ''} of the keys, blocks of {self.keys}"
+
+
+def _split_tokens(p: Attention, splits: int, keys: int) -> int:
+    return ceil_div(ceil_div(p.reach + (keys if p.window else 0), keys), splits) * keys
+
+
+@lru_cache(maxsize=4096)
+def choose_decode(spec: ChipSpec, p: Attention) -> DecodeChoice:
+    """Splits and block of least estimated time."""
+    found = []
+    for keys in (32, 64, 128, 256):
+        if keys > 32 and keys >= 2 * next_power_of_2(p.reach):
+            continue
+        stages = _stages(spec, p, keys)
+        if stages < 2:
+            continue
+        blocks = ceil_div(p.reach, keys)
+        most = min(blocks, 4 * ceil_div(spec.grid.n_pes, p.batch * p.kv_heads), 64)
+        for splits in sorted({*(1 << i for i in range(7)), *range(1, 17), most}):
+            if splits <= most:
+                found.append(_weighed_decode(spec, p, splits, keys, stages))
+    return min(found, key=lambda c: c.seconds)
+
+
+def _stages(spec: ChipSpec, p: Attention, keys: int) -> int:
+    """Blocks under way: enough to cover the round trip, as many as fit."""
+    block = 2 * keys * p.width * p.cache.element.itemsize
+    wanted = max(2, ceil(spec.pe.dma.max_outstanding_bytes / block) + 1)
+    return min(wanted, spec.pe.local_memory_bytes * 7 // 8 // block)
+
+
+def _weighed_decode(spec: ChipSpec, p: Attention, splits: int, keys: int, stages: int) -> DecodeChoice:
+    pe = _Pe(spec, p.math.mac)
+    rows = next_power_of_2(p.group)
+    programs = p.batch * p.kv_heads * splits
+    blocks = ceil_div(_split_tokens(p, splits, keys), keys)
+    step = pe.dot(rows, p.width, keys) + pe.dot(rows, keys, p.width) + pe.softmax(rows, keys)
+    if p.cache is not p.math:
+        step += 2 * pe.passes(keys * p.width)
+    block_bytes = 2 * keys * p.head_dim * p.cache.element.itemsize
+    step_s = max(step / spec.clock_hz, block_bytes / pe.stream_bytes_per_s)
+    waves = ceil_div(programs, spec.grid.n_pes)
+    kv_bytes = 2 * p.batch * p.kv_heads * p.reach * p.head_dim * p.cache.element.itemsize
+    sram_s, dram_s = _shared_s(spec, kv_bytes, kv_bytes, 0.0)
+    seconds = max(waves * blocks * step_s, sram_s, dram_s) + 2 * pe.round_trip_s + step / spec.clock_hz
+    if splits > 1:
+        part_bytes = 4 * p.batch * p.heads * splits * p.head_dim
+        seconds += spec.launch.replace_s + 2 * pe.round_trip_s + 2 * part_bytes / spec.sram.bytes_per_s
+    return DecodeChoice(splits=splits, keys=keys, stages=stages, seconds=seconds)
+
+
+def _time_decode(spec: ChipSpec, p: Attention, c: DecodeChoice) -> list[KernelTiming]:
+    memory = Memory(spec)
+    lengths = np.full(p.batch, p.seq, dtype=np.int32)  # real memory: the kernel's loops depend on it
+    table = Buffer(lengths.ctypes.data, torch.int32, lengths.nbytes)
+    n = p.batch * p.heads * p.head_dim
+    q, out = (memory.buffer(n, torch.bfloat16) for _ in range(2))
+    k, v = (memory.buffer(p.batch * p.kv_heads * p.seq * p.head_dim, p.cache.element) for _ in range(2))
+    parts = memory.buffer(n * c.splits, torch.float32) if c.splits > 1 else out
+    lse = memory.buffer(p.batch * p.heads * c.splits, torch.float32) if c.splits > 1 else out
+    seen = [_seen(p, x) for x in (k, v)]
+    _seed(memory, (q, *seen), (out,) if c.splits == 1 else (parts, lse, out))
+    programs = p.batch * p.kv_heads * c.splits
+    blocks = ceil_div(_split_tokens(p, c.splits, c.keys), c.keys)
+    call = _decode(p, c, (q, k, v, parts, lse, table), programs)
+    timings = [_time_waves(call, memory, programs, blocks + 1)]
+    if c.splits > 1:
+        timings.append(_time_combine(p, c, memory, (parts, lse, out)))
+    return timings
+
+
+def _seen(p: Attention, cache: Buffer) -> Buffer:
+    """What of a cache is read, as one range (with a window, the share of each sequence)."""
+    return Buffer(cache.address, cache.dtype, int(cache.n_bytes * p.reach / p.seq))
+
+
+def _decode(p: Attention, c: DecodeChoice, tensors: tuple[Buffer, ...], programs: int) -> Call:
+    """The kernel on a cache [batch, seq, kv_heads, D] whose pages follow each other."""
+    q, k, v, parts, lse, lengths = tensors
+    D = p.head_dim
+    row = p.kv_heads * D
+    cache_strides = (p.seq * row, row, D, 1)
+    return Call(
+        kernel=mtia_attention_decode,
+        grid=(programs,),
+        arguments=(
+            q, k, v, parts, lse, lengths, lengths, LOG2_E / D**0.5, 1.0,
+            p.kv_heads, c.splits, _split_tokens(p, c.splits, c.keys), p.window, 0,
+            p.heads * D, D, 1, *cache_strides, *cache_strides, p.heads * D, D, 1,
+        ),
+        constants=dict(
+            G=p.group, BG=next_power_of_2(p.group), BN=c.keys, BD=p.width, D=D, PAGE=0, WINDOWED=p.window > 0,
+            SPLIT=c.splits > 1, TYPE=p.math.triton, INDEX=tl.int64,
+        ),
+        options=dict(num_stages=c.stages),
+    )  # fmt: skip
+
+
+def _time_waves(call: Call, memory: Memory, programs: int, steps: int) -> KernelTiming:
+    """A launch of like programs, or two shorter ones that end in the same partial wave, and what a wave adds."""
+    n_pes = memory.spec.grid.n_pes
+    waves, most = programs // n_pes, max(3, MOST_STEPS // steps // n_pes)
+    if waves <= most + 1:
+        return time_call(replace(call, grid=(programs,)), memory)
+    rest = programs - waves * n_pes
+    few = max(1, most // 2)
+    short, longer = (_timed(replace(call, grid=(rest + w * n_pes,)), memory) for w in (few, most))
+    wave_fs = (longer.makespan_fs - short.makespan_fs) / (most - few)
+    touch_call(replace(call, grid=(rest + most * n_pes,)), memory)
+    return extended(longer, 1.0 + wave_fs * (waves - most) / longer.makespan_fs)
+
+
+def _timed(call: Call, memory: Memory) -> KernelTiming:
+    return run_timed(trace(call, memory.spec), memory.spec, memory.residency)
+
+
+def _time_combine(p: Attention, c: DecodeChoice, memory: Memory, tensors: tuple[Buffer, ...]) -> KernelTiming:
+    splits = next_power_of_2(c.splits)
+    rows = max(1, PART_ELEMENTS // (splits * p.width))
+    rows = min(rows, next_power_of_2(ceil_div(p.batch * p.heads, memory.spec.grid.n_pes)))
+    call = Call(
+        kernel=mtia_attention_combine,
+        grid=(ceil_div(p.batch * p.heads, rows),),
+        arguments=(*tensors, p.batch * p.heads, c.splits),
+        constants=dict(ROWS=rows, SPLITS=splits, BD=p.width, D=p.head_dim, INDEX=tl.int64),
+    )
+    return _time_waves(call, memory, call.grid[0], 1)
+
+
+__all__ = ["predict_decode", "predict_prefill"]
