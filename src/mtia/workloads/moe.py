@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import ceil
 
 import numpy as np
@@ -18,12 +18,12 @@ import torch
 from mtia.chips.spec import ChipSpec
 from mtia.engine.timeline import KernelTiming
 from mtia.engine.timing import run_timed
-from mtia.errors import BadProblem
+from mtia.errors import BadProblem, UnsupportedDtype
 from mtia.kernels import moe as kernels
 from mtia.kernels.elementwise import plan
-from mtia.kernels.grouped_matmul import mtia_grouped_matmul
+from mtia.kernels.grouped_matmul import mtia_grouped_matmul, mtia_grouped_matmul_w4
 from mtia.kernels.iteration import ceil_div, next_power_of_2
-from mtia.kernels.transformer import SILU_MUL
+from mtia.kernels.transformer import SILU_MUL, mtia_quantize_groups
 from mtia.workloads.launches import Buffer, Call, Memory, trace
 from mtia.workloads.prediction import Prediction, Protocol, predicted
 
@@ -59,38 +59,115 @@ def _even(assignments: int, experts: int) -> np.ndarray:
 
 @lru_cache(maxsize=4096)
 def _typical_rows(tokens: int, topk: int, experts: int, ranks: int, exponent: float) -> np.ndarray:
-    rng = np.random.default_rng(SEED)
-    draws = [_busiest(_power_law_rows(rng, tokens, topk, experts, exponent), ranks) for _ in range(DRAWS)]
-    return sorted(draws, key=lambda rows: int(rows.sum()))[DRAWS // 2]
-
-
-def _busiest(rows: np.ndarray, ranks: int) -> np.ndarray:
-    by_rank = rows.reshape(ranks, -1)
-    return by_rank[int(by_rank.sum(axis=1).argmax())]
-
-
-def _power_law_rows(rng: np.random.Generator, tokens: int, topk: int, experts: int, exponent: float) -> np.ndarray:
     low, high = (1.0, 0.8 * tokens) if tokens * topk > experts else (0.01, 2.0)
     power = 1.0 - exponent
-    popularity = (low**power + (high**power - low**power) * rng.random(experts)) ** (1.0 / power)
-    rows = np.rint(popularity / popularity.sum() * tokens * topk).astype(np.int64)
-    return _with_sum(np.minimum(rows, tokens), tokens * topk, tokens)
+    uniform = np.random.default_rng(SEED).random((DRAWS, experts))
+    popularity = (low**power + (high**power - low**power) * uniform) ** (1.0 / power)
+    shares = np.minimum(popularity / popularity.sum(axis=1, keepdims=True) * tokens * topk, tokens)
+    busiest = shares.reshape(DRAWS, ranks, -1).sum(axis=2).max(axis=1)
+    typical = shares[np.argsort(busiest, kind="stable")[DRAWS // 2]]
+    rows = _with_sum(np.rint(typical).astype(np.int64), tokens * topk, tokens, ranks).reshape(ranks, -1)
+    return rows[int(rows.sum(axis=1).argmax())]
 
 
-def _with_sum(rows: np.ndarray, total: int, most: int) -> np.ndarray:
-    """Ones added to the most popular experts with room, or taken from the least popular, until the sum is `total`."""
-    by_popularity = np.argsort(-rows, kind="stable")
-    while (missing := total - int(rows.sum())) != 0:
-        order = by_popularity if missing > 0 else by_popularity[::-1]
-        able = order[rows[order] < most] if missing > 0 else order[rows[order] > 0]
-        rows[able[: abs(missing)]] += 1 if missing > 0 else -1
-    return rows
+def _with_sum(rows: np.ndarray, total: int, most: int, ranks: int) -> np.ndarray:
+    """Ranks in turn give one more to their expert with fewest (or take one from that with most) until it fits."""
+    by_rank = rows.reshape(ranks, -1)
+    while (missing := total - int(by_rank.sum())) != 0:
+        sign = 1 if missing > 0 else -1
+        room = (most - by_rank).sum(axis=1) if sign > 0 else by_rank.sum(axis=1)
+        able = np.flatnonzero(room)
+        shares = np.diff(-(-np.arange(len(able) + 1) * abs(missing) // len(able)))
+        for rank, share in zip(able, shares, strict=True):
+            by_rank[rank] = sign * _raised(sign * by_rank[rank], int(min(share, room[rank])), most if sign > 0 else 0)
+    return by_rank.reshape(-1)
+
+
+def _raised(counts: np.ndarray, amount: int, top: int) -> np.ndarray:
+    """`amount` ones added, always to the lowest of `counts`, none above `top`."""
+    low, high = int(counts.min()), top
+    while low < high:  # the highest level that all can be raised to
+        level = (low + high + 1) // 2
+        if np.maximum(0, level - counts).sum() <= amount:
+            low = level
+        else:
+            high = level - 1
+    raised = np.maximum(counts, low)
+    left = amount - int(raised.sum() - counts.sum())
+    raised[np.flatnonzero(raised == low)[:left]] += 1
+    return raised
 
 
 # --- the problem ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """How weights and activations are stored and multiplied. Depth `weight_depth` of a weight is one stored element.
+
+    `quantised`: activations come in bfloat16 and are quantised on the way; `unpacked`: codes become bfloat16 on the
+    vector cores before they are multiplied. Scales are in the weights' bytes.
+    """
+
+    mac: str
+    weight: torch.dtype
+    x: torch.dtype
+    weight_depth: float = 1.0
+    x_depth: float = 1.0
+    quantised: bool = False
+    unpacked: bool = False
+
+
+_E4M3 = torch.float8_e4m3fn
+FORMATS = {
+    "bfloat16": Format(mac="bf16", weight=torch.bfloat16, x=torch.bfloat16),
+    "float16": Format(mac="fp16", weight=torch.float16, x=torch.float16),
+    "fp8": Format(mac="fp8", weight=_E4M3, x=_E4M3, quantised=True),
+    "fp8_block": Format(mac="fp8", weight=_E4M3, x=_E4M3, quantised=True),
+    "nvfp4": Format(mac="fp4", weight=_E4M3, x=_E4M3, weight_depth=2 / 1.125, x_depth=2 / 1.125, quantised=True),
+    "w4a16_mxfp4": Format(mac="bf16", weight=torch.uint8, x=torch.bfloat16, weight_depth=2.0, unpacked=True),
+    "w4a8_mxfp4_mxfp8": Format(mac="mx8", weight=_E4M3, x=_E4M3, weight_depth=2 / 1.0625, quantised=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Rows, columns and depth of a step; `stages`: slots of its circular buffers; `band`: row tiles side by side."""
+
+    m: int
+    n: int
+    k: int
+    stages: int = 2
+    band: int = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """How a library builds the block.
+
+    `gathers`: the multiply reads a token's row where it lies; else rows are first copied into the experts' order.
+    `keeps_remote`: of tokens that reach this rank, assignments to other ranks' experts are multiplied too.
+    `fixed_tiles`: tiles that do not look at the chip (Triton's fused kernel without a table made for the shape).
+    """
+
+    gathers: bool = False
+    keeps_remote: bool = False
+    fixed_tiles: bool = False
+
+
+LIBRARY = Build()
+PORTABLE = Build(gathers=True, fixed_tiles=True)
+PORTABLE_KEEPING = Build(gathers=True, fixed_tiles=True, keeps_remote=True)
+
+
+def build_of(kernel: str) -> Build:
+    """The build behind a kernel's name in measured data: Triton's fused kernel of vLLM or SGLang, or a library's."""
+    if "sglang_fused_moe_triton" in kernel:
+        return PORTABLE_KEEPING
+    return PORTABLE if "triton_tritonexperts" in kernel or kernel == "vllm_fused_moe" else LIBRARY
+
+
+@dataclass(frozen=True)
 class Block:
     """One rank's expert block. `rows`: assignments by local expert; `inter`: columns this rank holds."""
 
@@ -101,21 +178,26 @@ class Block:
     experts: int
     rows: np.ndarray
     gated: bool
-    dtype: str
+    format: Format
+    build: Build
+
+    @cached_property
+    def touched(self) -> np.ndarray:
+        """Rows multiplied, of the experts that have any."""
+        rows = self.rows[self.rows > 0].copy()
+        if self.build.keeps_remote and len(rows):
+            arrived = min(self.tokens, int(rows.sum()))
+            rows[0] += arrived * self.topk - int(rows.sum())
+        return rows
+
+    @property
+    def wide(self) -> int:
+        """Columns of the first matrix."""
+        return self.inter * (2 if self.gated else 1)
 
     @property
     def assignments(self) -> int:
-        return int(self.rows.sum())
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """Rows, columns and depth of a step; `stages`: slots of its circular buffers."""
-
-    m: int
-    n: int
-    k: int
-    stages: int = 2
+        return int(self.touched.sum())
 
 
 def predict_moe(
@@ -132,22 +214,24 @@ def predict_moe(
     dtype: str = "bfloat16",
     distribution: str = BALANCED,
     protocol: Protocol = Protocol.GRAPH_ONE,
+    build: Build = LIBRARY,
 ) -> Prediction:
     """Latency of the expert block on the rank with most work, run again and again on the same tokens and weights.
 
-    `tokens` is the count before experts are shared out. Raises BadProblem for sizes, splits or names without sense.
+    `tokens` is the count before experts are shared out. Raises BadProblem for sizes, splits or names without sense,
+    UnsupportedDtype for a format whose multiply the chip lacks.
     """
     _check(tokens, hidden, inter, topk, experts, moe_tp, moe_ep)
-    rows = expert_rows(tokens, topk, experts, moe_ep, distribution)
     block = Block(
         tokens=tokens,
         hidden=hidden,
         inter=inter // moe_tp,
         topk=topk,
         experts=experts,
-        rows=rows,
+        rows=expert_rows(tokens, topk, experts, moe_ep, distribution),
         gated=gated,
-        dtype=dtype,
+        format=_format(spec, dtype),
+        build=build,
     )
     run = _Run(spec, block)
     return predicted(spec, protocol, run.timings(), how=f"tiles {run.tiles[0]}, {run.tiles[1]}")
@@ -160,12 +244,19 @@ def _check(tokens: int, hidden: int, inter: int, topk: int, experts: int, moe_tp
             raise BadProblem("mixture of experts", argument=name, value=value, allowed="at least 1 is needed")
     if topk > experts:
         raise BadProblem("mixture of experts", argument="topk", value=topk, allowed=f"there are {experts} experts")
-    if experts % moe_ep:
-        raise BadProblem(
-            "mixture of experts", argument="moe_ep", value=moe_ep, allowed=f"must divide {experts} experts"
-        )
-    if inter % moe_tp:
-        raise BadProblem("mixture of experts", argument="moe_tp", value=moe_tp, allowed=f"must divide inter = {inter}")
+    for name, parts, whole in (("moe_ep", moe_ep, experts), ("moe_tp", moe_tp, inter)):
+        if whole % parts:
+            raise BadProblem("mixture of experts", argument=name, value=parts, allowed=f"must divide {whole}")
+
+
+def _format(spec: ChipSpec, dtype: str) -> Format:
+    able = [name for name, form in FORMATS.items() if form.mac in spec.pe.dpe.mac_per_cycle]
+    if dtype not in able:
+        raise UnsupportedDtype("mixture of experts", chip=spec.name, dtype=dtype, supported=able)
+    return FORMATS[dtype]
+
+
+# --- the launches -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +274,10 @@ class _Run:
     def __init__(self, spec: ChipSpec, block: Block) -> None:
         self.spec, self.block, self.memory = spec, block, Memory(spec)
         self.tables: list[torch.Tensor] = []
-        wide = block.inter * (2 if block.gated else 1)
-        touched = block.rows[block.rows > 0]
-        self.tiles = (
-            choose_tile(spec, touched, wide, block.hidden),
-            choose_tile(spec, touched, block.hidden, block.inter),
-        )
-        self.steps = self._steps(wide, touched)
+        self.first = Grouped(rows=block.touched, n=block.wide, k=block.hidden, block=block, spec=spec)
+        self.second = Grouped(rows=block.touched, n=block.hidden, k=block.inter, block=block, spec=spec)
+        self.tiles = (self.first.tile, self.second.tile)
+        self.steps = self._steps()
 
     def timings(self) -> list[KernelTiming]:
         """Of the steady state: SRAM holds what the run before left."""
@@ -208,71 +296,90 @@ class _Run:
     def _table(self, values: np.ndarray) -> Buffer:
         table = torch.from_numpy(np.ascontiguousarray(values, dtype=np.int32))
         self.tables.append(table)
-        return Buffer(table.data_ptr(), torch.int32, max(1, table.numel()) * 4)
+        return _pointing_at(table)
 
-    def _steps(self, wide: int, touched: np.ndarray) -> list[_Step]:
+    def _call(self, call: Call, reads: tuple[Buffer, ...], writes: tuple[Buffer, ...]) -> _Step:
+        return _Step(lambda: run_timed(trace(call, self.spec), self.spec, self.memory.residency), reads, writes)
+
+    def _steps(self) -> list[_Step]:
         b, buffer = self.block, self.memory.buffer
-        bf = torch.bfloat16
-        rows = b.assignments
-        x, sorted_x, out = buffer(b.tokens * b.hidden, bf), buffer(rows * b.hidden, bf), buffer(b.tokens * b.hidden, bf)
-        y1, act, y2 = buffer(rows * wide, bf), buffer(rows * b.inter, bf), buffer(rows * b.hidden, bf)
-        w1 = buffer(len(touched) * wide * b.hidden, bf)
-        w2 = buffer(len(touched) * b.inter * b.hidden, bf)
-        ids, weights = buffer(b.tokens * b.topk, torch.int32), buffer(b.tokens * b.topk, torch.float32)
-        steps = self._routing(ids, weights)
+        bf, rows = torch.bfloat16, self.block.assignments
+        x, out = buffer(b.tokens * b.hidden, bf), buffer(b.tokens * b.hidden, bf)
+        y1, act, y2 = buffer(rows * b.wide, bf), buffer(rows * b.inter, bf), buffer(rows * b.hidden, bf)
+        w1, w2 = self.first.weights(self.memory), self.second.weights(self.memory)
+        steps, weights = self._routing()
         if rows:
-            steps += [
-                self._permute(x, sorted_x),
-                self._multiply(sorted_x, w1, y1, wide, b.hidden, 0),
-                self._activate(y1, act),
-                self._multiply(act, w2, y2, b.hidden, b.inter, 1),
-            ]
+            more, rows_in = self._ready(x, b.tokens, b.hidden)
+            steps += more
+            if not b.build.gathers:
+                copied = buffer(rows * self.first.stored_x, b.format.x)
+                steps.append(self._permute(rows_in, copied))
+                rows_in = copied
+            steps += [self._multiply(self.first, rows_in, w1, y1), self._activate(y1, act)]
+            more, act = self._ready(act, rows, b.inter)
+            steps += [*more, self._multiply(self.second, act, w2, y2)]
         return [*steps, self._combine(y2, weights, out)]
 
-    def _step(self, call: Call, reads: tuple[Buffer, ...], writes: tuple[Buffer, ...]) -> _Step:
-        return _Step(lambda: run_timed(trace(call, self.spec), self.spec, self.memory.residency), reads, writes)
+    def _ready(self, x: Buffer, rows: int, columns: int) -> tuple[list[_Step], Buffer]:
+        """`x` in the format that is multiplied: itself, or quantised by one launch."""
+        form = self.block.format
+        if not form.quantised:
+            return [], x
+        group = min(QUANTISED_GROUP, 1 << (columns & -columns).bit_length() - 1)
+        groups = max(1, min(2048 // group, next_power_of_2(columns // group)))
+        height = max(1, 2048 // (group * groups))
+        out = self.memory.buffer(rows * columns, torch.float8_e4m3fn)
+        scale = self.memory.buffer(rows * (columns // group), torch.float32)
+        call = Call(
+            kernel=mtia_quantize_groups,
+            grid=(ceil_div(columns // group, groups), ceil_div(rows, height)),
+            arguments=(x, out, scale, rows, columns),
+            constants=dict(ROWS=height, GROUPS=groups, GROUP=group, TOP=448.0),
+        )
+        return [self._call(call, (x,), (out, scale))], out
 
     # --- routing ---
 
-    def _routing(self, ids: Buffer, weights: Buffer) -> list[_Step]:
+    def _routing(self) -> tuple[list[_Step], Buffer]:
         b = self.block
+        n = b.tokens * b.topk
         width = next_power_of_2(b.experts)
         rows = max(1, min(8, 2048 // width, b.tokens))
         logits = self.memory.buffer(b.tokens * b.experts, torch.float32)
+        ids, weights = self.memory.buffer(n, torch.int32), self.memory.buffer(n, torch.float32)
+        offsets = self.memory.buffer(b.experts, torch.int32)
         route = Call(
             kernel=kernels.mtia_route,
             grid=(ceil_div(b.tokens, rows),),
             arguments=(logits, ids, weights, b.tokens, b.experts),
             constants=dict(ROWS=rows, WIDTH=width, TOPK=b.topk),
         )
-        n = b.tokens * b.topk
-        offsets = self.memory.buffer(b.experts, torch.int32)
         count = Call(
             kernel=kernels.mtia_count_experts,
             grid=(1,),
             arguments=(ids, offsets, n, b.experts),
             constants=dict(WIDTH=width, BLOCK=min(4096, max(64, next_power_of_2(n))), PAD=self.tiles[0].m),
         )
-        return [self._step(route, (logits,), (ids, weights)), self._step(count, (ids,), (offsets,))]
+        return [self._call(route, (logits,), (ids, weights)), self._call(count, (ids,), (offsets,))], weights
 
-    def _permute(self, x: Buffer, sorted_x: Buffer) -> _Step:
+    def _permute(self, x: Buffer, copied: Buffer) -> _Step:
         b = self.block
-        source = np.concatenate([np.arange(r) * b.tokens // r for r in b.rows if r])
-        columns = min(next_power_of_2(b.hidden), 8192)
+        source = np.concatenate([np.arange(r) * b.tokens // r for r in b.touched])
+        columns = min(next_power_of_2(self.first.stored_x), 8192)
         call = Call(
             kernel=kernels.mtia_permute,
-            grid=(ceil_div(b.hidden, columns), b.assignments),
-            arguments=(x, self._table(source), sorted_x, b.hidden),
+            grid=(ceil_div(self.first.stored_x, columns), b.assignments),
+            arguments=(x, self._table(source), copied, self.first.stored_x),
             constants=dict(BLOCK=columns),
         )
-        return self._step(call, (x,), (sorted_x,))
+        return self._call(call, (x,), (copied,))
 
     def _combine(self, y: Buffer, weights: Buffer, out: Buffer) -> _Step:
         """Places of this rank's assignments spread evenly over the tokens' choices; the others lie elsewhere."""
         b = self.block
         places = np.full(b.tokens * b.topk, -1, np.int64)
-        here = np.linspace(0, places.size - 1, b.assignments).astype(np.int64)
-        places[here] = np.arange(b.assignments)
+        local = int(b.rows.sum())
+        places[np.linspace(0, places.size - 1, local).astype(np.int64)] = np.arange(local)
         columns = min(next_power_of_2(b.hidden), 4096)
         call = Call(
             kernel=kernels.mtia_combine,
@@ -280,12 +387,11 @@ class _Run:
             arguments=(y, self._table(places), weights, out, b.hidden),
             constants=dict(TOPK=b.topk, BLOCK=columns),
         )
-        return self._step(call, (y, weights), (out,))
+        return self._call(call, (y, weights), (out,))
 
     # --- experts ---
 
-    def _multiply(self, x: Buffer, w: Buffer, out: Buffer, n: int, k: int, which: int) -> _Step:
-        problem = Grouped(rows=self.block.rows[self.block.rows > 0], n=n, k=k, tile=self.tiles[which])
+    def _multiply(self, problem: Grouped, x: Buffer, w: Buffer, out: Buffer) -> _Step:
         return _Step(lambda: time_grouped(problem, self.memory, (x, w, out)), (x, w), (out,))
 
     def _activate(self, y: Buffer, act: Buffer) -> _Step:
@@ -297,27 +403,48 @@ class _Run:
         found = plan(SILU_MUL, (rows, b.inter), tensors, names, (), torch.float32)
         second = y.at(b.inter) if b.gated else y
         call = Call(kernel=found.kernel, grid=found.grid, arguments=(act, y, second, *found.integers))
-        return self._step(call, (y,), (act,))
+        return self._call(call, (y,), (act,))
 
 
 # --- the grouped multiply, by slices ----------------------------------------------------------------------------------
 
+QUANTISED_GROUP = 128  # columns that share a scale, at most
 FEW_STEPS = 6  # a depth of so many steps is simulated whole
 FEW_WAVES = 8  # so many rounds of programs on every PE are simulated whole
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Grouped:
     """Groups of `rows` rows (all above 0) against [n, k] matrices of their own."""
 
     rows: np.ndarray
     n: int
     k: int
-    tile: Tile
+    block: Block
+    spec: ChipSpec
 
-    def groups(self) -> np.ndarray:
+    @cached_property
+    def tile(self) -> Tile:
+        if self.block.build.fixed_tiles:
+            return fixed_tile(self.block)
+        return choose_tile(self)
+
+    @property
+    def form(self) -> Format:
+        return self.block.format
+
+    @property
+    def stored_x(self) -> int:
+        """Stored elements of a row of x."""
+        return ceil(self.k / self.form.x_depth)
+
+    def weights(self, memory: Memory) -> Buffer:
+        n = len(self.rows) * self.n * ceil(self.k / self.form.weight_depth)
+        return memory.buffer(n, self.form.weight)
+
+    def groups(self, tile: Tile) -> np.ndarray:
         """The group of each tile of rows."""
-        return np.repeat(np.arange(len(self.rows)), -(-self.rows // self.tile.m)).astype(np.int32)
+        return np.repeat(np.arange(len(self.rows)), -(-self.rows // tile.m)).astype(np.int32)
 
 
 def time_grouped(problem: Grouped, memory: Memory, tensors: tuple[Buffer, Buffer, Buffer]) -> KernelTiming:
@@ -327,20 +454,19 @@ def time_grouped(problem: Grouped, memory: Memory, tensors: tuple[Buffer, Buffer
     used again stays in proportion; two depths give what every program costs and what a step costs. Of a launch of many
     rounds of programs it has a share of the columns. The simulated slice's timing is scaled to the whole.
     """
-    tile = problem.tile
-    steps = ceil_div(problem.k, tile.k)
-    n, waves_frac = _columns(problem, memory.spec)
+    steps = ceil_div(problem.k, problem.tile.k)
+    n, longer_frac = _columns(problem)
     share = 1
     while ceil_div(steps, share) > FEW_STEPS:
         share *= 2
     longer = _slice(problem, memory, tensors, n, share)
     if share == 1:
-        return _scaled(longer, waves_frac)
+        return _scaled(longer, longer_frac)
     shorter = _slice(problem, memory, tensors, n, 2 * share)
     n_longer, n_shorter = ceil_div(steps, share), ceil_div(steps, 2 * share)
     rate = max(0, longer.makespan_fs - shorter.makespan_fs) / (n_longer - n_shorter)
     whole = longer.makespan_fs + (steps - n_longer) * rate
-    return _scaled(longer, waves_frac * whole / longer.makespan_fs)
+    return _scaled(longer, longer_frac * whole / longer.makespan_fs)
 
 
 def _scaled(timing: KernelTiming, factor: float) -> KernelTiming:
@@ -349,39 +475,64 @@ def _scaled(timing: KernelTiming, factor: float) -> KernelTiming:
     return replace(timing, makespan_fs=sum(parts.values()), critical_fs=parts)
 
 
-def _columns(problem: Grouped, spec: ChipSpec) -> tuple[int, float]:
+def _columns(problem: Grouped) -> tuple[int, float]:
     """Columns to simulate, and how many times as long the whole takes."""
-    tiles_n = ceil_div(problem.n, problem.tile.n)
-    tiles_m = len(problem.groups())
-    waves = tiles_m * tiles_n / spec.grid.n_pes
-    if waves <= 1.5 * FEW_WAVES:
+    tile = problem.tile
+    tiles_n = ceil_div(problem.n, tile.n)
+    tiles_m = len(problem.groups(tile))
+    waves = tiles_m * tiles_n / problem.spec.grid.n_pes
+    fewer = max(1, round(FEW_WAVES * problem.spec.grid.n_pes / tiles_m))
+    if waves <= 1.5 * FEW_WAVES or fewer >= tiles_n:
         return problem.n, 1.0
-    fewer = max(1, round(FEW_WAVES * spec.grid.n_pes / tiles_m))
-    if fewer >= tiles_n:
-        return problem.n, 1.0
-    return fewer * problem.tile.n, tiles_n / fewer
+    return fewer * tile.n, tiles_n / fewer
 
 
 def _slice(
     problem: Grouped, memory: Memory, tensors: tuple[Buffer, Buffer, Buffer], n: int, share: int
 ) -> KernelTiming:
     """The launch with 1 / share of the depth (whole steps) on SRAM as large in proportion."""
-    tile, groups = problem.tile, torch.from_numpy(problem.groups())
+    tile, form = problem.tile, problem.form
+    groups = torch.from_numpy(problem.groups(tile))
     k = min(problem.k, ceil_div(ceil_div(problem.k, tile.k), share) * tile.k)
-    spec = memory.spec
-    small = Memory(_with_sram(spec, share))
-    x = small.buffer(len(groups) * tile.m * k, torch.bfloat16)
-    w = small.buffer(len(problem.rows) * n * k, torch.bfloat16)
+    small = Memory(_with_sram(problem.spec, share))
+    stored_k = ceil(k / form.x_depth)
+    x_rows = max(tile.m, round(tensors[0].n_bytes / max(1, problem.stored_x * form.x.itemsize)))
+    starts = torch.from_numpy((np.arange(len(groups)) * tile.m % max(1, x_rows - tile.m + 1)).astype(np.int32))
+    x = small.buffer(x_rows * stored_k, form.x)
+    w = small.buffer(len(problem.rows) * n * ceil(k / form.weight_depth), form.weight)
     out = small.buffer(len(groups) * tile.m * n, torch.bfloat16)
     _copy_residency(memory, small, list(zip(tensors, (x, w, out), strict=True)), share)
-    call = Call(
-        kernel=mtia_grouped_matmul,
-        grid=(len(groups) * ceil_div(n, tile.n),),
-        arguments=(x, w, Buffer(groups.data_ptr(), torch.int32, 4 * len(groups)), out, n, k, len(groups)),
-        constants=dict(BM=tile.m, BN=tile.n, BK=tile.k, BAND=8, EVEN_N=n % tile.n == 0, EVEN_K=k % tile.k == 0),
-        options=dict(num_stages=tile.stages),
+    tables = (
+        Buffer(groups.data_ptr(), torch.int32, 4 * len(groups)),
+        Buffer(starts.data_ptr(), torch.int32, 4 * len(groups)),
     )
+    call = _call_of(problem, (x, w, out), tables, n, k, len(groups))
     return run_timed(trace(call, small.spec), small.spec, small.residency)
+
+
+def _pointing_at(table: torch.Tensor) -> Buffer:
+    return Buffer(table.data_ptr(), table.dtype, max(1, table.numel()) * table.itemsize)
+
+
+def _call_of(
+    problem: Grouped, tensors: tuple[Buffer, Buffer, Buffer], tables: tuple[Buffer, Buffer], n: int, k: int, tiles: int
+) -> Call:
+    tile, form = problem.tile, problem.form
+    (x, w, out), grid = tensors, (tiles * ceil_div(n, tile.n),)
+    blocks = dict(BM=tile.m, BN=tile.n, BK=tile.k, BAND=tile.band)
+    options = dict(num_stages=tile.stages)
+    if form.weight_depth != form.x_depth:
+        codes = w.n_bytes
+        scale = Buffer(w.address, torch.uint8, codes)
+        arguments = (x, w, scale, *tables, out, n, k, tiles)
+        flags = dict(UNPACK=form.unpacked, EVEN_N=n % tile.n == 0)
+        return Call(
+            kernel=mtia_grouped_matmul_w4, grid=grid, arguments=arguments, constants=blocks | flags, options=options
+        )
+    k = ceil(k / form.x_depth)
+    flags = dict(EVEN_N=n % tile.n == 0, EVEN_K=k % tile.k == 0)
+    arguments = (x, w, *tables, out, n, k, tiles)
+    return Call(kernel=mtia_grouped_matmul, grid=grid, arguments=arguments, constants=blocks | flags, options=options)
 
 
 @lru_cache(maxsize=256)
@@ -409,35 +560,52 @@ def _copy_residency(whole: Memory, small: Memory, pairs: list[tuple[Buffer, Buff
 # --- tiles ------------------------------------------------------------------------------------------------------------
 
 
-def choose_tile(spec: ChipSpec, rows: np.ndarray, n: int, k: int) -> Tile:
-    """The tile with the least estimated time for groups of `rows` rows against [n, k] matrices of bfloat16."""
+def fixed_tile(block: Block) -> Tile:
+    """Triton's fused kernel without a table for the shape: vLLM's and SGLang's default configurations."""
+    few = block.tokens <= len(block.rows)
+    if block.format.weight.itemsize * 8 / block.format.weight_depth <= 8 and block.format.quantised:
+        return Tile(16 if few else 64, 128, 128, stages=3, band=1 if few else 32)
+    return (
+        Tile(16, 32, 64, stages=3, band=1) if few else Tile(64, 64, 32 if not block.format.unpacked else 64, stages=3)
+    )
+
+
+def choose_tile(problem: Grouped) -> Tile:
+    """The tile with the least estimated time."""
+    most = 2 * problem.rows.max(initial=1)
     candidates = [
-        Tile(m, cols, depth)
+        Tile(m, n, k)
         for m in (16, 32, 64, 128)
-        for cols in (32, 64, 128, 256)
-        for depth in (64, 128, 256)
-        if (m == 16 or m < 2 * rows.max(initial=1)) and _fits(spec, m, cols, depth)
+        for n in (32, 64, 128, 256)
+        for k in (64, 128, 256)
+        if (m == 16 or m < most) and _fits(problem, m, n, k)
     ]
-    return min(candidates, key=lambda t: _estimate(spec, t, rows, n, k))
+    return min(candidates, key=lambda tile: _estimate(problem, tile))
 
 
-def _fits(spec: ChipSpec, m: int, n: int, k: int) -> bool:
-    return 2 * (m + n) * k * 2 + m * n * 2 <= spec.pe.local_memory_bytes
+def _step_bytes(form: Format, m: int, n: int, k: int) -> float:
+    return k * (m * form.x.itemsize / form.x_depth + n * form.weight.itemsize / form.weight_depth)
 
 
-def _estimate(spec: ChipSpec, tile: Tile, rows: np.ndarray, n: int, k: int) -> float:
+def _fits(problem: Grouped, m: int, n: int, k: int) -> bool:
+    return 2 * _step_bytes(problem.form, m, n, k) + m * n * 2 <= problem.spec.pe.local_memory_bytes
+
+
+def _estimate(problem: Grouped, tile: Tile) -> float:
     """Cycles, roughly: the fullest PE alone, or what all of them ask of SRAM or DRAM."""
-    tiles = int((-(-rows // tile.m)).sum())
-    programs = tiles * ceil_div(n, tile.n)
+    spec, n, k = problem.spec, problem.n, problem.k
+    programs = int((-(-problem.rows // tile.m)).sum()) * ceil_div(n, tile.n)
     steps = ceil_div(k, tile.k)
-    multiply = spec.pe.dpe.fill_cycles + tile.m * tile.n * tile.k / spec.pe.dpe.mac_per_cycle["bf16"]
-    load = (tile.m + tile.n) * tile.k * 2 / spec.pe.dma.read_bytes_per_cycle
+    step_bytes = _step_bytes(problem.form, tile.m, tile.n, tile.k)
+    multiply = spec.pe.dpe.fill_cycles + tile.m * tile.n * tile.k / spec.pe.dpe.mac_per_cycle[problem.form.mac]
+    load = step_bytes / spec.pe.dma.read_bytes_per_cycle
     waves = ceil(programs / spec.grid.n_pes)
     alone = waves * (steps * max(multiply, load) + tile.m * tile.n * 2 / spec.pe.dma.write_bytes_per_cycle)
-    shared = programs * (tile.m + tile.n) * k * 2 * spec.clock_hz / spec.sram.bytes_per_s
-    fetched = len(rows) * n * k * 2 * spec.clock_hz / (spec.dram.bytes_per_s * spec.dram.efficiency_frac)
+    shared = programs * steps * step_bytes * spec.clock_hz / spec.sram.bytes_per_s
+    weights = len(problem.rows) * n * k * problem.form.weight.itemsize / problem.form.weight_depth
+    fetched = weights * spec.clock_hz / (spec.dram.bytes_per_s * spec.dram.efficiency_frac)
     latency = (spec.dram.latency_s + spec.sram.latency_s) * spec.clock_hz + load
     return latency + 0.75 * max(alone, shared, fetched) + 0.25 * (alone + shared + fetched)
 
 
-__all__ = ["Block", "expert_rows", "predict_moe"]
+__all__ = ["LIBRARY", "PORTABLE", "PORTABLE_KEEPING", "Block", "Build", "build_of", "expert_rows", "predict_moe"]
