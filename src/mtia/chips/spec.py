@@ -213,7 +213,8 @@ class ScaleUpSpec:
     pe_bulk_bytes_per_cycle: float = 11.0  # without
     pe_copy_bytes_per_cycle: float = 16.0  # copied inside the chip
     multicast: bool = False  # the switch multicasts, and adds what several chips hold
-    direct_bytes: int = 65536  # message engines: most bytes that go to a peer unannounced, into a mailbox
+    message_entry_s: float = 1.1e-6  # one work-queue entry of a message engine, beyond `latency_s`
+    mailbox_bytes: int = 65536  # message engines: what one put carries to a peer unannounced
     group_chips: int | None = None  # topology "host": chips below one PCIe switch
     bridge_bytes_per_s: float | None = None  # topology "host": all that crosses between the groups
 

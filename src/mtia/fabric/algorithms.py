@@ -14,6 +14,7 @@ from mtia.fabric.transport import Transport
 MOST_MOVERS_PER_PEER = 16
 DIRECT_STEPS = 1.8  # steps of a direct exchange beyond the store: senders and receivers meet
 PEER_STEP_FRAC = 0.3  # of a step: posting to one peer more
+BARRIER_PEER_FRAC = 0.15  # of a step: one peer more in a barrier, whose flags lanes post side by side
 PIECE_BYTES, MOST_PIECES = 16384, 64  # a mover's piece of a pipeline
 MULTICAST_STEPS = 10  # copy in, meet, add and spread, copy out: a flag there and back for each
 
@@ -76,14 +77,14 @@ def ring_reduce_scatter(site: Site, transport: Transport, n_bytes: float) -> Pla
     ranks = site.fabric.ranks
     share = n_bytes / ranks
     last = Step(takes_bytes=share, adds_bytes=share, copies_bytes=share)
-    return _ring(site, transport, [*_scatter_steps(ranks, share), last], share)
+    return _ring(site, transport, [*_scatter_steps(ranks, share), last])
 
 
 def ring_all_gather(site: Site, transport: Transport, n_bytes: float) -> Plan | None:
     ranks = site.fabric.ranks
     share = n_bytes / ranks
     first = Step(sends_bytes=share, copies_bytes=share)
-    return _ring(site, transport, [first, *_gather_steps(ranks, share, transport.staged)], share)
+    return _ring(site, transport, [first, *_gather_steps(ranks, share, transport.staged)])
 
 
 def ring_all_reduce(site: Site, transport: Transport, n_bytes: float) -> Plan | None:
@@ -91,19 +92,15 @@ def ring_all_reduce(site: Site, transport: Transport, n_bytes: float) -> Plan | 
     share = n_bytes / ranks
     middle = Step(sends_bytes=share, takes_bytes=share, adds_bytes=share, copies_bytes=share)
     steps = [*_scatter_steps(ranks, share), middle, *_gather_steps(ranks, share, transport.staged)]
-    return _ring(site, transport, steps, share)
+    return _ring(site, transport, steps)
 
 
-def _ring(site: Site, transport: Transport, steps: list[Step], share: float) -> Plan | None:
-    if share > transport.most_bytes:
-        return None
+def _ring(site: Site, transport: Transport, steps: list[Step]) -> Plan:
     return _plan(site, transport, "ring", steps, rate=site.fabric.ring_bytes_per_s)
 
 
 def ring_broadcast(site: Site, transport: Transport, n_bytes: float) -> Plan | None:
     """A pipeline through all ranks in pieces; the last rank has the first piece after ranks - 1 hops."""
-    if n_bytes > transport.most_bytes:
-        return None
     return _pipeline(site, transport, "ring", n_bytes, hops=site.fabric.ranks - 1, ways=1, adds=False)
 
 
@@ -114,7 +111,7 @@ def direct_all_to_all(site: Site, transport: Transport, n_bytes: float) -> Plan 
     """Every rank stores its part for each peer at once; its own part is copied meanwhile."""
     ranks = site.fabric.ranks
     part = n_bytes / ranks
-    if part > transport.most_bytes or transport.name == "line":
+    if transport.name == "line":
         return None
     sent = part * (ranks - 1)
     flag_s = site.fabric.hop_s - transport.step_s  # nobody passes it on: one flag at the end, no chain of fences
@@ -125,15 +122,16 @@ def direct_all_to_all(site: Site, transport: Transport, n_bytes: float) -> Plan 
 
 def pairwise_all_to_all(site: Site, transport: Transport, n_bytes: float) -> Plan | None:
     """One peer after the other, each transfer announced: how message engines move what does not fit a mailbox."""
+    if transport.staged:
+        return None
     ranks = site.fabric.ranks
     part = n_bytes / ranks
-    steps = [Step(sends_bytes=part, beside_bytes=part / (ranks - 1))] * (ranks - 1)
+    own = part / (ranks - 1)
+    steps = [Step(sends_bytes=part, beside_bytes=own, more_s=-transport.entry_s)] * (ranks - 1)  # nothing to pass on
     return _plan(site, transport, "pairwise", [*steps, Step()], rate=site.fabric.ring_bytes_per_s)
 
 
 def send_recv(site: Site, transport: Transport, n_bytes: float) -> Plan | None:
-    if n_bytes > transport.most_bytes:
-        return None
     movers = min(MOST_MOVERS_PER_PEER, transport.pes) if not transport.grain_bytes else 1
     steps = [Step(sends_bytes=n_bytes), Step(takes_bytes=n_bytes if transport.staged else 0.0)]
     return _plan(site, transport, "direct", steps, rate=site.fabric.ring_bytes_per_s, movers_per_peer=movers)
@@ -172,9 +170,9 @@ def two_shot_all_reduce(site: Site, transport: Transport, n_bytes: float) -> Pla
 
 def _shots(site: Site, transport: Transport, name: str, shots: list[Step]) -> Plan | None:
     """A barrier, the shots (each a read there and back and a barrier)."""
-    if site.fabric.spans_domains:
+    if not site.fabric.peer_reads:
         return None
-    barrier = Step(more_s=PEER_STEP_FRAC * site.fabric.hop_s * max(0, site.fabric.ranks - 2))
+    barrier = Step(more_s=BARRIER_PEER_FRAC * site.fabric.hop_s * max(0, site.fabric.ranks - 2))
     return _plan(site, transport, name, [barrier, Step(), *shots, Step()], rate=site.fabric.spread_bytes_per_s)
 
 
@@ -206,7 +204,7 @@ def tree_broadcast(site: Site, transport: Transport, n_bytes: float) -> Plan | N
 
 def _tree(site: Site, transport: Transport, n_bytes: float, *, ways: int, adds: bool) -> Plan | None:
     """Where ranks span domains: inside one, a ring's steps are as short and its links no worse used."""
-    if n_bytes > transport.most_bytes or not site.fabric.spans_domains:
+    if not site.fabric.spans_domains:
         return None
     depth = max(1, ceil(log2(site.fabric.ranks)))
     return _pipeline(site, transport, "tree", n_bytes, hops=ways * depth, ways=ways, adds=adds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 from mtia.fabric.transport import Transport
 from mtia.units import fs_to_s, s_to_fs
@@ -80,9 +81,9 @@ def time_plan(plan: Plan) -> PlanTime:
     """Runs the steps loop by loop (a loop holds what the movers pass on at once), slice by slice."""
     transport = plan.transport
     n_loops = _loops(plan)
-    slices = transport.slices
+    slices = 1 if transport.entry_s and any(step.adds_bytes for step in plan.steps) else transport.slices
     work = [_work_fs(plan, step.part(1 / (n_loops * slices))) for step in plan.steps]
-    latency = [s_to_fs(transport.step_s + step.more_s) for step in plan.steps]
+    latency = [s_to_fs(_latency_s(plan, step, n_loops)) for step in plan.steps]
     now, marks = 0, [0]
     for _ in range(min(n_loops, STEADY_LOOPS)):
         now = _loop(work, latency, [s.awaits for s in plan.steps], slices, now)
@@ -102,6 +103,14 @@ def _loop(work: Sequence[int], latency: Sequence[int], awaited: Sequence[bool], 
             now = (max(now, arrived[piece]) if awaits else now) + duration
             arrived[piece] = max(arrived[piece], now + wait)
     return now
+
+
+def _latency_s(plan: Plan, step: Step, n_loops: int) -> float:
+    """From a step's last byte stored to the neighbour going on; each work-queue entry more takes its time."""
+    transport = plan.transport
+    puts = ceil(step.sends_bytes / (step.peers * n_loops * transport.entry_bytes)) if step.sends_bytes else 1
+    entries = puts - 1 + (1 if step.adds_bytes else 0)
+    return transport.step_s + step.more_s + entries * transport.entry_s
 
 
 def _loops(plan: Plan) -> int:

@@ -36,6 +36,7 @@ class Fabric:
     bulk_hop_s: float  # the same for a step in bulk
     far_s: float  # the longest single hop
     multicasts: bool
+    peer_reads: bool  # a rank can load from any other's memory
 
     @property
     def spans_domains(self) -> bool:
@@ -54,7 +55,8 @@ def fabric_of(spec: ChipSpec, ranks: int, *, ranks_per_node: int | None = None) 
     if n_nodes == 1:
         return Fabric(ranks=ranks, n_nodes=1, ring_bytes_per_s=ring, spread_bytes_per_s=spread, hop_s=up.latency_s,
                       bulk_hop_s=up.bulk_step_s, far_s=up.latency_s,
-                      multicasts=up.multicast and ranks == up.domain_chips)  # fmt: skip
+                      multicasts=up.multicast and ranks == up.domain_chips,
+                      peer_reads=_groups(spec, up, near) == 1)  # fmt: skip
     out = spec.scale_out
     if out is None:
         raise BadProblem("collective", argument="ranks", value=ranks,
@@ -71,6 +73,7 @@ def fabric_of(spec: ChipSpec, ranks: int, *, ranks_per_node: int | None = None) 
         bulk_hop_s=up.bulk_step_s + far_share * out.latency_s,
         far_s=up.latency_s + out.latency_s,
         multicasts=False,
+        peer_reads=False,
     )
 
 
@@ -97,7 +100,7 @@ def _ring_in_domain(spec: ChipSpec, up: ScaleUpSpec, ranks: int) -> float:
         case Topology.MESH:  # rings side by side use the links between these ranks
             return link * min(1.0, (ranks - 1) / max(1, up.domain_chips - 1))
         case Topology.HOST:
-            groups = ceil(ranks / (up.group_chips or ranks))
+            groups = _groups(spec, up, ranks)
             return min(link, _bridge(up) / groups) if groups > 1 else link
         case _:
             return link
@@ -116,6 +119,11 @@ def _spread_in_domain(spec: ChipSpec, up: ScaleUpSpec, ranks: int) -> float:
             return min(link, _bridge(up) / (ranks * crossing_frac)) if crossing_frac else link
         case _:
             return link
+
+
+def _groups(spec: ChipSpec, up: ScaleUpSpec, ranks: int) -> int:
+    """Parts of a domain that reach each other only through the host."""
+    return ceil(ranks / (up.group_chips or ranks)) if topology_of(spec) is Topology.HOST else 1
 
 
 def _bridge(up: ScaleUpSpec) -> float:

@@ -3,7 +3,8 @@
 PEs that store to a peer (no message engines) have three ways. *Words* carry a flag beside each word: twice the bytes on
 the wire, the least latency. *Lines* carry one flag per 128 bytes and need links that keep a line whole. *Bulk* stores
 are followed by a fence and a flag. Message engines (`scale_up.message_engines`) post RDMA writes instead: *puts* into a
-mailbox, or announced bulk transfers that a chain of work-queue entries waits for; reductions run near memory.
+mailbox, or announced bulk transfers: a chain of work-queue entries, each waiting for the one before. Reductions run
+near memory, as an entry of their own that needs its whole input.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ WORD_WIRE, LINE_WIRE = 2.0, 16 / 15  # bytes on the wire per byte of data: 4 of 
 LINE_STEP = 1.4  # of a step with words: a line is whole only when its last word is there
 WORD_GRAIN_BYTES, LINE_GRAIN_BYTES = 4096, 512  # a PE's least share of a step: 8 bytes for each of its lanes
 BULK_CHUNK_BYTES = 2 << 20  # most that one mover passes on in one step
-ENGINE_SLICES = 4  # pieces of a bulk step that message engines have under way; a PE waits behind its fence
+ENGINE_SLICES = 16  # pieces of a bulk step that message engines have under way; a PE waits behind its fence
+PASSING_ENTRIES = 3  # RECV, WAIT, SEND: what message engines run to pass a share on; REDUCE makes four
 LEAST_PER_PE_BYTES_PER_CYCLE = 1
 
 
@@ -37,7 +39,8 @@ class Transport:
     chunk_bytes: int = 1 << 62  # a mover's most
     slices: int = 1  # pieces of a step that are passed on one by one
     staged: bool = False  # arrivals lie in a staging buffer that the receiver reads
-    most_bytes: int = 1 << 62  # to one peer in one step
+    entry_s: float = 0.0  # a work-queue entry more in a step
+    entry_bytes: int = 1 << 62  # most that one entry carries to one peer
 
     def movers(self, step_bytes: float) -> int:
         """PEs that take part in a step of so many bytes."""
@@ -79,14 +82,15 @@ def _vector_adds_per_s(spec: ChipSpec) -> float:
 def _by_message_engines(spec: ChipSpec, fabric: Fabric) -> tuple[Transport, ...]:
     """The network interfaces move the bytes; the engines only copy and add near memory."""
     up = scale_up_of(spec)
+    entry = up.message_entry_s + fabric.hop_s
     near = (up.message_engine_bytes_per_cycle or LEAST_PER_PE_BYTES_PER_CYCLE) * spec.clock_hz
     wire = up.bytes_per_s  # the interfaces take whatever the links carry
     put = Transport(name="put", start_s=0.0, step_s=fabric.hop_s, wire_ratio=1.0, pes=up.message_engines,
                     move_bytes_per_s=wire, copy_bytes_per_s=near, add_bytes_per_s=near, staged=True,
-                    most_bytes=up.direct_bytes)  # fmt: skip
-    bulk = Transport(name="bulk", start_s=up.bulk_start_s, step_s=fabric.bulk_hop_s, wire_ratio=1.0,
+                    entry_s=up.message_entry_s, entry_bytes=up.mailbox_bytes)  # fmt: skip
+    bulk = Transport(name="bulk", start_s=up.bulk_start_s, step_s=PASSING_ENTRIES * entry, wire_ratio=1.0,
                      pes=up.message_engines, move_bytes_per_s=wire, copy_bytes_per_s=near, add_bytes_per_s=near,
-                     chunk_bytes=BULK_CHUNK_BYTES, slices=ENGINE_SLICES)  # fmt: skip
+                     slices=ENGINE_SLICES, entry_s=entry)  # fmt: skip
     return put, bulk
 
 
