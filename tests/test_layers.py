@@ -22,8 +22,8 @@ LAYERS = (
     ("triton_backend", "kernels", "host_runtime", "distributed"),
     ("workloads",),
     ("serving", "training", "explore"),
-    ("conformance", "validate"),
-    ("report", "cli"),
+    ("conformance",),
+    ("validate", "report", "cli"),
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
 TORCH_FREE_BELOW = LAYER["triton_backend"]
