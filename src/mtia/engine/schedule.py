@@ -363,10 +363,11 @@ class _Compiler:
         self._define(info, at, active, (node,))
 
     def _join_group(self, info: Info, cost: Cost, at: int, active: int) -> None:
-        if self.group < 0 or self.nodes[self.group].active != active:
+        deps = self._operand_nodes(info, active)
+        if self.group < 0 or self.nodes[self.group].active != active or self._after_group(deps):
             self.group = self._add(cost.unit, info, active, ())
             self.nodes[self.group].n_commands = 0
-        deps = self._operand_nodes(info, active)
+            deps = self._operand_nodes(info, active)
         node = self.nodes[self.group]
         for values, carried, n_bytes in zip(info.sources, info.carried, info.operand_bytes, strict=True):
             made_by = self._latest(values, carried, active)
@@ -377,6 +378,18 @@ class _Compiler:
         self._spend(node, cost)
         node.unit = 2 if node.cycles[2] >= node.cycles[1] else 1
         self._define(info, at, active, (self.group,))
+
+    def _after_group(self, deps: Iterable[int]) -> bool:
+        """Whether one of the nodes waits for the open group: a scalar made from a tile's reduction, say."""
+        pending, seen = [d for d in deps if d > self.group], set[int]()
+        while pending:
+            node = pending.pop()
+            if self.group in self.nodes[node].deps:
+                return True
+            fresh = {d for d in self.nodes[node].deps if d > self.group} - seen
+            seen |= fresh
+            pending.extend(fresh)
+        return False
 
     def _spend(self, node: Node, cost: Cost) -> None:
         node.cycles[UNIT_INDEX[cost.unit]] += cost.cycles

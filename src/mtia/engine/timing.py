@@ -33,6 +33,7 @@ from mtia.engine.roof import Footprint, footprints, roof_terms_fs, roofline_fs, 
 from mtia.engine.schedule import UNIT_INDEX, UNITS, Node, Schedule, compile_schedule, infos_of
 from mtia.engine.timeline import PARTS, KernelTiming, Span, Timeline
 from mtia.engine.trace import Access, Trace
+from mtia.errors import Deadlock
 from mtia.program.commands import Unit
 from mtia.units import FS_PER_S, fs_to_s
 
@@ -56,7 +57,18 @@ def run_timed(
     if not schedule.nodes or trace.n_programs <= 0:
         return _empty(trace)
     call = _Call(trace, spec, schedule, residency, streamed_once(schedule.accesses, touched), resident or 0)
+    _check_finished(trace, schedule, call.result)
     return _timing(trace, spec, schedule, touched, residency, call)
+
+
+def _check_finished(trace: Trace, schedule: Schedule, result: _CResult) -> None:
+    """Raises Deadlock where a PE stood still before its last program ended."""
+    if result.stuck_pe < 0:
+        return
+    node = schedule.nodes[min(result.stuck_node, len(schedule.nodes) - 1)]
+    at = trace.program.commands[node.first_command]
+    wait = f"PE {result.stuck_pe} stands at command {node.first_command} ({at.mnemonic}, {at.location})"
+    raise Deadlock(trace.program.name, at_s=fs_to_s(result.makespan_fs), waits=[wait])
 
 
 def touch_launch(trace: Trace, residency: Residency) -> int:
@@ -164,6 +176,8 @@ class _CResult(ctypes.Structure):
                 "n_skipped_waves",
                 "n_simulated_waves",
                 "last_pe",
+                "stuck_pe",
+                "stuck_node",
             )
         ),
         ("port_busy_fs", _F64),

@@ -85,7 +85,9 @@ struct MtiaResult {
     i64 sram_bytes, dram_read_bytes, dram_write_bytes, noc_bytes, hit_bytes, merged_bytes;
     i64 sram_busy_fs, dram_busy_fs, noc_busy_fs;
     i64 n_spans, n_events, n_skipped_waves, n_simulated_waves;
-    i64 last_pe;
+    i64 last_pe;    // the one that ended last
+    i64 stuck_pe;   // one that could not go on, with the node its core stands at; -1: none
+    i64 stuck_node;
     double port_busy_fs;
 };
 }
@@ -1037,6 +1039,13 @@ class Simulation {
             if (pe.end_fs > last->end_fs) last = &pe;
         out_.makespan_fs = last->end_fs;
         out_.last_pe = last->id;
+        out_.stuck_pe = -1;
+        for (const Pe &pe : pes_) {
+            if (pe.core_q == pe.n_programs && std::all_of(pe.unresolved.begin(), pe.unresolved.end(), [](i32 n) { return n == 0; }))
+                continue;
+            out_.stuck_pe = pe.id;
+            out_.stuck_node = pe.core_k;
+        }
         for (int p = 0; p < N_PARTS; ++p) out_.parts_fs[p] = last->end_parts.fs[p];
         out_.sram_bytes = counters_.sram;
         out_.dram_read_bytes = counters_.dram_read;
