@@ -120,6 +120,16 @@ def test_published_figures_beside_the_data_make_a_chip(folder, twice):
     assert len(results.rows) == 30
 
 
+def test_published_figures_of_a_chip_that_we_have_are_compared_or_taken(folder, twice):
+    at = folder(gemm=gemm_rows("h100_sxm"))
+    entry = {"bf16": 989, "hbm_gbs": 2000, "sms": 132, "boost_mhz": 1980, "l2_mib": 50, "tdp_w": 700, "hbm_gib": 80}
+    (at / "chips.json").write_text(json.dumps({"h100_sxm": entry}))
+    known, made = run(at), run(at, published=True)
+    assert known.chips["h100_sxm"].dram.bytes_per_s == pytest.approx(3.35e12, rel=0.01)
+    assert "chips.json has hbm_gbs 2000, the chip 335" in known.origins["h100_sxm"]
+    assert made.chips["h100_sxm"].dram.bytes_per_s == 2e12 and "published figures alone" in made.note
+
+
 def test_a_chip_file_beside_the_data_comes_first(folder, twice):
     at = folder(gemm=gemm_rows("h100_sxm"))
     source = 'source = { kind = "chosen", why = "test" }'

@@ -19,10 +19,12 @@ from mtia.chips.published import UnreadFigure, from_published
 from mtia.chips.spec import ChipSpec
 from mtia.errors import UnknownChip, did_you_mean
 from mtia.fabric.nodes import nodes
+from mtia.units import MiB
 from mtia.validate.cases import Case, RelativeCollectiveCase
 from mtia.validate.reading import MeasuredDataError
 
 PUBLISHED_FILE = "chips.json"
+SAME_FRAC = 0.03  # published figures are rounded
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,13 @@ class ChipBook:
         return replace(self, specs=dict(specs))
 
 
-def chip_book(cases: Iterable[Case], folder: Path) -> tuple[ChipBook, list[MeasuredDataError]]:
-    """The chips of all cases; an error per row whose chip nobody knows. Raises on a chip file that cannot be read."""
+def chip_book(
+    cases: Iterable[Case], folder: Path, *, published_first: bool = False
+) -> tuple[ChipBook, list[MeasuredDataError]]:
+    """The chips of all cases; an error per row whose chip nobody knows. Raises on a chip file that cannot be read.
+
+    `published_first`: a chip that has published figures beside the data is made from those, its own chip file unread.
+    """
     files, published = _files(folder), _published(folder)
     specs: dict[str, ChipSpec] = {}
     origins: dict[str, str] = {}
@@ -49,7 +56,7 @@ def chip_book(cases: Iterable[Case], folder: Path) -> tuple[ChipBook, list[Measu
     for case in cases:
         for system in _systems(case):
             if system not in specs and system not in unknown:
-                found = _find(system, files, published, folder)
+                found = _find(system, files, published, folder, published_first)
                 if found is None:
                     unknown[system] = _known(system, files, published)
                 else:
@@ -83,19 +90,38 @@ def _published(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _find(
-    system: str, files: Mapping[str, ChipSpec], published: Mapping[str, dict[str, Any]], folder: Path
+    system: str,
+    files: Mapping[str, ChipSpec],
+    published: Mapping[str, dict[str, Any]],
+    folder: Path,
+    published_first: bool,
 ) -> tuple[ChipSpec, str] | None:
     plain = {name.lower(): name for name in files}
     if system.lower() in plain:
         return files[plain[system.lower()]], f"a chip file in {folder.name}"
+    entry = {name.lower(): name for name in published}.get(system.lower())
+    if published_first and entry is not None:
+        return _from_published(entry, published[entry])
     if system in nodes():
         return nodes()[system].spec, f"{nodes()[system].chip}: {nodes()[system].why}"
     try:
         spec = chips.load(system)
     except UnknownChip:
-        entry = {name.lower(): name for name in published}.get(system.lower())
         return None if entry is None else _from_published(entry, published[entry])
-    return spec, "comes with openMTIA" if spec.name == system else f"comes with openMTIA as {spec.name}"
+    origin = "comes with openMTIA" if spec.name == system else f"comes with openMTIA as {spec.name}"
+    return spec, origin + ("" if entry is None else _contradiction(spec, published[entry]))
+
+
+def _contradiction(spec: ChipSpec, entry: Mapping[str, Any]) -> str:
+    """ "; chips.json has hbm_gbs 4000, the chip 3352": figures that are not those of the chip of that name."""
+    ours = {"hbm_gbs": spec.dram.bytes_per_s / 1e9, "sms": spec.grid.n_pes, "cus": spec.grid.n_pes,
+            "l2_mib": spec.sram.capacity_bytes / MiB, "tdp_w": spec.power.tdp_w}  # fmt: skip
+    found = [
+        f"{key} {said:g}, the chip {ours[key]:g}"
+        for key, said in entry.items()
+        if key in ours and isinstance(said, int | float) and abs(said / ours[key] - 1) > SAME_FRAC
+    ]
+    return f"; {PUBLISHED_FILE} has {'; '.join(found)} (--published takes it)" if found else ""
 
 
 def _from_published(name: str, entry: dict[str, Any]) -> tuple[ChipSpec, str]:

@@ -31,6 +31,7 @@ def validate(
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     fast: Annotated[bool, typer.Option("--fast", help="The analytical fast path where there is one.")] = False,
     pooled: Annotated[bool, typer.Option("--pooled", help="No calibrated figure of the chip's own.")] = False,
+    published: Annotated[bool, typer.Option("--published", help="Chips from chips.json, where it has them.")] = False,
     intervals: Annotated[bool, typer.Option("--intervals", help="Also 90 % intervals, and what is inside.")] = False,
     draws: Annotated[int, typer.Option(min=2, max=32, help="Chips drawn from the ranges, for intervals.")] = 8,
     constants: Annotated[bool, typer.Option("--constants", help="All tables, and assumed figures too.")] = False,
@@ -56,7 +57,8 @@ def validate(
 
     options = flow.Options(
         folder=folder, files=_words(file), chips=_words(chip), dtypes=_words(dtype), sample_n=sample, draw=draw,
-        jobs=jobs, fast=fast, pooled=pooled, n_draws=draws if intervals else 0, skip_unknown=skip_unknown,
+        jobs=jobs, fast=fast, pooled=pooled, published=published,
+        n_draws=draws if intervals else 0, skip_unknown=skip_unknown,
     )  # fmt: skip
     before = guard.read(expected) if expected else None
     selection, console = flow.select(options), Console(stderr=as_json)

@@ -36,6 +36,7 @@ class Options:
     jobs: int = 2
     fast: bool = False
     pooled: bool = False
+    published: bool = False  # chips from chips.json beside the data, where it has them
     n_draws: int = 0  # of chips within their ranges, for intervals; 0: no intervals
     skip_unknown: bool = False
 
@@ -57,7 +58,9 @@ def select(options: Options) -> Selection:
     tables = chosen_files(tables, options.files)
     errors += [error for table in tables for error in table.errors]
     cases = [case for table in tables for case in table.cases]
-    book, unknown = chip_book((c for c in cases if c.table != "e2e_serving"), options.folder)
+    book, unknown = chip_book(
+        (c for c in cases if c.table != "e2e_serving"), options.folder, published_first=options.published
+    )
     errors += unknown
     if errors and not options.skip_unknown:
         raise MeasuredDataErrors(str(options.folder), errors)
@@ -134,6 +137,8 @@ def _note(options: Options, n_rows: int) -> str:
         said.append("analytical fast path where there is one")
     if options.pooled:
         said.append("every calibrated figure replaced by the value pooled over the other chips")
+    if options.published:
+        said.append("chips from their published figures alone, their own chip files unread")
     if options.n_draws:
         said.append(f"intervals from {options.n_draws} chips drawn from the ranges of each")
     return "; ".join(said)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mtia.errors import did_you_mean
+from mtia.fabric.nodes import nodes
 from mtia.validate.cases import (
     AddCase,
     AttentionCase,
@@ -256,8 +257,10 @@ def _add(row: Row, table: str, cells: tuple[str, ...]) -> Case:
 
 def _mtia_collective(row: Row, table: str, cells: tuple[str, ...]) -> Case:
     system, n_bytes = NORMALISED_TO
+    common = _common(row, table, cells, "bfloat16", row.positive("time_rel_h100_2p31"))
+    rack = f"{common['system']}_rack"  # the chip linked as where it was measured
     return RelativeCollectiveCase(
-        **_common(row, table, cells, "bfloat16", row.positive("time_rel_h100_2p31")),
+        **{**common, "system": rack if rack in nodes() else common["system"]},
         op=_collective_name(row), n_bytes=row.count("bytes"), ranks=row.count("ranks", least=2), library="native",
         protocol=Protocol.GRAPH_CHAIN, reference_system=system, reference_bytes=n_bytes,
     )  # fmt: skip
