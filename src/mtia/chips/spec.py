@@ -91,6 +91,7 @@ class DpeSpec:
     accumulator_bytes: int  # accumulators held by the reduction engine (or CREG)
     operand_bytes_per_cycle: int  # local memory to DPE
     sparse_2_4: bool = False
+    separate_accumulators: bool = True  # not the vector cores' registers: multiplies run on beside vector work
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

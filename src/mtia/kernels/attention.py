@@ -212,8 +212,8 @@ def mtia_attention_decode(
 
     length [B]: keys of each sequence, the new token's included. table [B, page_stride]: page of the cache that holds
     tokens PAGE i to PAGE (i + 1); a multiple of BN tokens lies in one page. PAGE 0: no table, sequence b lies whole at
-    b times k_page (v_page), as in a cache whose pages were handed out in order. SPLIT: out is float32 [B, H, splits, D] and
-    lse [B, H, splits] (base 2) for `mtia_attention_combine`; else out is the answer.
+    b times k_page (v_page), as in a cache whose pages were handed out in order. SPLIT: out is float32
+    [B, H, splits, D] and lse [B, H, splits] (base 2) for `mtia_attention_combine`; else out is the answer.
     """
     EVEN_D: tl.constexpr = BD == D
     program = tl.program_id(0)

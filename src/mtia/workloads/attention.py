@@ -1,9 +1,9 @@
 """Attention of a transformer layer as a serving framework would run it, timed without a device.
 
-`predict_prefill` (causal attention of whole prompts) and `predict_decode` (one new token per sequence against its cache)
-take the tiling and split of least estimated time, launch the real kernels (`kernels/attention.py`) with it on addresses
-and time those. A launch too long to simulate whole is simulated in part, with the same tiles, and extended by the work
-of the most loaded PE (prefill) or by whole waves of like programs (decode).
+`predict_prefill` (causal attention of whole prompts) and `predict_decode` (one new token per sequence against its
+cache) take the tiling and split of least estimated time, launch the real kernels (`kernels/attention.py`) with it on
+addresses and time those. A launch too long to simulate whole is simulated in part, with the same tiles, and extended
+by the work of the most loaded PE (prefill) or by whole waves of like programs (decode).
 """
 
 # BM, BN queries and keys of one block, BG query heads that share a block's rows
@@ -33,7 +33,7 @@ from mtia.kernels.attention import (
 )
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 from mtia.workloads.launches import Buffer, Call, Memory, time_call, touch_call, trace
-from mtia.workloads.prediction import Prediction, Protocol, launch_overhead_s, predicted
+from mtia.workloads.prediction import Prediction, Protocol, predicted
 
 MOST_STEPS = 12_000  # blocks of keys that one simulation walks, all programs together
 LONGEST_SEQ = 4096  # longer prompts are simulated at this length and extended by their blocks
@@ -158,7 +158,7 @@ def _problem(
     )  # fmt: skip
 
 
-# --- what a block costs a PE --------------------------------------------------------------------------------------------
+# --- what a block costs a PE ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,11 @@ def _seed(memory: Memory, read: Sequence[Buffer], written: Sequence[Buffer]) -> 
         dirty = int(others.n_bytes * sum(b.n_bytes for b in written) / total)
         memory.residency.touch(others.address, others.address + dirty, True)
         memory.residency.touch(others.address + dirty, others.address + others.n_bytes, False)
-    held = [(b.address, b.address + b.n_bytes, w, int(share * b.n_bytes)) for bs, w in ((read, False), (written, True)) for b in bs]
+    held = [
+        (b.address, b.address + b.n_bytes, w, int(share * b.n_bytes))
+        for bs, w in ((read, False), (written, True))
+        for b in bs
+    ]
     memory.residency.touch_together(held)
 
 
@@ -242,7 +246,7 @@ def _shared_s(spec: ChipSpec, distinct_bytes: float, moved_bytes: float, written
     return (moved_bytes + written_bytes) / spec.sram.bytes_per_s, (1 - kept) * distinct_bytes / dram
 
 
-# --- prefill ------------------------------------------------------------------------------------------------------------
+# --- prefill ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,34 +319,45 @@ def choose_prefill(spec: ChipSpec, p: Attention) -> PrefillChoice:
 
 
 def _prefill_candidates(spec: ChipSpec, p: Attention) -> list[PrefillChoice]:
+    """The library's tile for this head size, with the query heads of a KV head apart or together."""
+    rows, keys = _library_tile(spec, p)
     packed = next_power_of_2(p.group)
     found = []
-    for rows in (64, 128):
-        for grouped in {1, packed}:
-            for keys in (64, 128):
-                if rows < grouped or not _tile_fits(spec, p, rows, keys, lookahead=False):
-                    continue
-                queries = rows // grouped
-                for lookahead in (False, True):
-                    if lookahead and not _tile_fits(spec, p, queries * grouped, keys, lookahead=True):
-                        continue
-                    c = PrefillChoice(
-                        queries=queries, grouped=grouped, keys=keys,
-                        lookahead=lookahead, run=1, seconds=0.0, math=p.math.mac,
-                    )  # fmt: skip
-                    found.append(_weighed(spec, p, c))
+    for grouped in sorted({1, packed if packed <= rows else 1}):
+        for lookahead in (False, True):
+            if lookahead and not _looks_ahead(spec, p, rows, keys):
+                continue
+            c = PrefillChoice(
+                queries=rows // grouped, grouped=grouped, keys=keys, lookahead=lookahead, run=1, seconds=0.0,
+                math=p.math.mac,
+            )  # fmt: skip
+            found.append(_weighed(spec, p, c))
     return found
 
 
-def _tile_fits(spec: ChipSpec, p: Attention, rows: int, keys: int, *, lookahead: bool) -> bool:
-    """Accumulators hold a block of scores and of answers (looking ahead: both blocks of scores beside them); local
-    memory the queries and two blocks of keys and values each."""
-    scores, answers = 4 * rows * keys, 4 * rows * p.width
-    most = spec.pe.dpe.accumulator_bytes
-    weights = rows * keys * p.math.element.itemsize
-    if max(scores, answers) > most or (lookahead and 2 * scores + answers + weights > most):
-        return False
-    return (rows * p.width + 4 * keys * p.width) * p.math.element.itemsize <= spec.pe.local_memory_bytes
+def _library_tile(spec: ChipSpec, p: Attention) -> tuple[int, int]:
+    """Rows and keys of a block: libraries have one tile a head size, the largest whose scores and answers the
+    accumulators hold together and whose blocks (two of keys and values) local memory holds; where there is none, the
+    scores and answers take turns."""
+    sizes = [(rows, keys) for rows in (128, 64, 32, 16) for keys in (128, 64, 32)]
+    for together in (True, False):
+        for rows, keys in sizes:
+            scores, answers = 4 * rows * keys, 4 * rows * p.width
+            held = scores + answers if together else max(scores, answers)
+            local = (rows + 4 * keys) * p.width * p.math.element.itemsize
+            if (
+                held <= spec.pe.dpe.accumulator_bytes
+                and local <= spec.pe.local_memory_bytes
+                and (rows >= 64 or not together)
+            ):
+                return rows, keys
+    return 16, 16
+
+
+def _looks_ahead(spec: ChipSpec, p: Attention, rows: int, keys: int) -> bool:
+    """Two blocks of scores in flight beside the answers, in accumulators that vector work does not live in."""
+    dpe = spec.pe.dpe
+    return dpe.separate_accumulators and 4 * rows * (2 * keys + p.width) <= dpe.accumulator_bytes
 
 
 def resident(spec: ChipSpec, p: Attention, c: PrefillChoice) -> int | None:
@@ -467,7 +482,7 @@ def _time_store(spec: ChipSpec, p: Attention, source: _Format) -> KernelTiming:
     return extended(time_call(short, memory), waves / most)
 
 
-# --- decode -------------------------------------------------------------------------------------------------------------
+# --- decode -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
