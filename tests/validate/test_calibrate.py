@@ -75,7 +75,7 @@ def test_the_same_data_give_the_same_figures():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (("a", "b", "c", "d", "e", "f", "g"), "7 figures to calibrate, at most 6; leave some out"),
+        (("a", "b", "c", "d", "e", "f", "g"), r"7 figures to calibrate.*, at most 6; leave some out"),
         (("launch.replaces_s",), r"no figure 'launch\.replaces_s'; name one as `mtia chips show h100_sxm` does"),
         (("dram.bytes_per_s",), r"dram\.bytes_per_s has no range above zero .* only assumed and calibrated"),
     ],
@@ -92,11 +92,24 @@ def test_errors_before_and_after():
     assert set(errors) == {"gemm.csv", "all"} and errors["all"].n == len(SHAPES) and errors["all"].bias_frac < 0
 
 
-def test_the_host_is_fitted_only_where_it_was_measured():
+def under(protocol: Protocol) -> list[Case]:
     rows = measured_on(H100)
-    assert "launch.host_s" not in fitting.default_figures(rows) and len(fitting.default_figures(rows)) <= 6
-    eager = [type(r)(**{f: getattr(r, f) for f in r.__dataclass_fields__} | {"protocol": Protocol.EAGER}) for r in rows]
-    assert fitting.default_figures(eager)[-1] == "launch.host_s" and len(fitting.default_figures(rows + eager)) == 6
+    return [type(r)(**{f: getattr(r, f) for f in r.__dataclass_fields__} | {"protocol": protocol}) for r in rows]
+
+
+def test_the_launch_path_is_fitted_as_it_was_measured():
+    assert fitting.default_figures(H100, under(Protocol.GRAPH_CHAIN)) == fitting.GRAPH_FIGURES
+    mi210 = chips.load("mi210")
+    assert fitting.default_figures(mi210, under(Protocol.EAGER)) == fitting.EAGER_FIGURES
+    assert "launch.start_s" in fitting.default_figures(mi210, under(Protocol.KERNEL))
+
+
+def test_figures_that_something_else_calibrated_count_among_the_six():
+    elsewhere = fitting.calibrated_elsewhere(H100, fitting.GRAPH_FIGURES)
+    assert elsewhere and len(elsewhere) + len(fitting.GRAPH_FIGURES) <= 6
+    seven = (*fitting.GRAPH_FIGURES, "launch.host_s", "dram.latency_s", "launch.finish_s")[: 7 - len(elsewhere)]
+    with pytest.raises(CannotCalibrate, match=rf"beside {min(elsewhere)}.*, at most 6"):
+        fitting.knobs_of(H100, seven)
 
 
 # --- the chip file ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mtia.chips.loader import DATA
+from mtia.chips.pooled import calibrated_keys
 from mtia.chips.spec import LEAVES, ChipSpec, SourceKind
 from mtia.chips.writing import write_figures
 from mtia.errors import MtiaError
@@ -23,10 +24,9 @@ from mtia.validate.statistics import Errors, errors_of
 from mtia.workloads.prediction import Protocol
 
 MOST_FIGURES = 6
-FIGURES = (
-    "launch.replace_s", "launch.start_s", "dram.efficiency_frac", "sram.bytes_per_s", "power.mac_j", "dram.latency_s",
-)  # fmt: skip
-KERNEL_FIGURES = ("dram.efficiency_frac", "sram.bytes_per_s", "power.mac_j", "dram.latency_s")
+GRAPH_FIGURES = ("launch.replace_s", "launch.control_s", "sram.bytes_per_s", "power.mac_j")
+KERNEL_FIGURES = ("dram.efficiency_frac", "sram.bytes_per_s", "power.mac_j", "launch.start_s", "dram.latency_s")
+EAGER_FIGURES = ("launch.host_s", "dram.efficiency_frac", "sram.bytes_per_s", "power.mac_j")
 TABLES = ("gemm", "attention", "ops_eager", "layer_ops_profiled", "layer_ops_serving")
 FIRST_STEP_FRAC = 0.25  # of a figure's range, in logarithms; halved every round
 LEAST_GAIN = 1e-4  # of the objective: less is no improvement
@@ -71,8 +71,12 @@ class Fit:
 
 def knobs_of(spec: ChipSpec, keys: Sequence[str]) -> tuple[Knob, ...]:
     """The knobs of figures; raises CannotCalibrate where one has no range, or where there are more than six."""
-    if len(keys) > MOST_FIGURES:
-        raise CannotCalibrate(f"{spec.name}: {len(keys)} figures to calibrate, at most {MOST_FIGURES}; leave some out.")
+    elsewhere = calibrated_elsewhere(spec, keys)
+    if len(keys) + len(elsewhere) > MOST_FIGURES:
+        beside = f" beside {', '.join(sorted(elsewhere))}" if elsewhere else ""
+        raise CannotCalibrate(
+            f"{spec.name}: {len(keys)} figures to calibrate{beside}, at most {MOST_FIGURES}; leave some out."
+        )
     return tuple(_knob(spec, key) for key in keys)
 
 
@@ -109,12 +113,21 @@ def varied(spec: ChipSpec, knobs: Sequence[Knob], factors_ln: Mapping[str, float
     return spec.vary(changes, name=spec.name) if changes else spec
 
 
-def default_figures(cases: Sequence[Case]) -> tuple[str, ...]:
-    """The figures that these rows can tell: the host's part of a launch only where something was measured with it."""
-    eager = any(getattr(case, "protocol", None) is Protocol.EAGER for case in cases)
-    graph = any(getattr(case, "protocol", None) in (Protocol.GRAPH_CHAIN, Protocol.GRAPH_ONE) for case in cases)
-    found = FIGURES if graph else KERNEL_FIGURES
-    return (*found[: MOST_FIGURES - 1], "launch.host_s") if eager else found
+def default_figures(spec: ChipSpec, cases: Sequence[Case]) -> tuple[str, ...]:
+    """The figures that these rows can tell, most telling first, as many as six leave beside those calibrated elsewhere:
+    the launch path by how latencies were taken, rates, and energy (which is the clock under a power limit)."""
+    protocols = {getattr(case, "protocol", None) for case in cases}
+    if protocols & {Protocol.GRAPH_CHAIN, Protocol.GRAPH_ONE}:
+        found = GRAPH_FIGURES
+    else:
+        found = KERNEL_FIGURES if Protocol.KERNEL in protocols else EAGER_FIGURES
+    return found[: MOST_FIGURES - len(calibrated_elsewhere(spec, found))]
+
+
+def calibrated_elsewhere(spec: ChipSpec, keys: Sequence[str]) -> set[str]:
+    """Figures of the chip that something else has calibrated (collectives): they count among the six."""
+    found = {LEAVES[k].key if k in LEAVES else k.rpartition(".")[0] for k in calibrated_keys(spec)}
+    return found - set(keys)
 
 
 # --- the descent ------------------------------------------------------------------------------------------------------
@@ -240,7 +253,8 @@ def write_chip(fit: Fit, data: str, path: Path | None = None) -> Path:
 
 
 __all__ = [
-    "FIGURES", "KERNEL_FIGURES", "MOST_FIGURES", "TABLES", "CannotCalibrate", "Fit", "Knob", "calibrate",
+    "EAGER_FIGURES", "GRAPH_FIGURES", "KERNEL_FIGURES", "MOST_FIGURES", "TABLES", "CannotCalibrate", "Fit", "Knob",
+    "calibrate",
     "calibrated_figures", "default_figures", "errors_on", "knobs_of", "predictable", "predicted_s", "varied",
     "write_chip",
 ]  # fmt: skip

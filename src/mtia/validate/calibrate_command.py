@@ -38,7 +38,7 @@ def calibrate(
         rows[what], why = fitting.predictable(spec, found)
         for line in why:
             console.print(f"left out: {line}", markup=False)
-    keys = _words(figures) or fitting.default_figures(rows["fitted"])
+    keys = _words(figures) or fitting.default_figures(spec, rows["fitted"])
     fit = fitting.calibrate(spec, rows["fitted"], keys, rounds=rounds, told=console.print)
     for what, cases in rows.items():
         if cases:
