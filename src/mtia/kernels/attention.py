@@ -46,14 +46,26 @@ def _masked(s, row, column, S_k, window, CAUSAL: tl.constexpr, WINDOWED: tl.cons
 
 
 @triton.jit
-def _softmax_step(s, top, total, scale, MASKED: tl.constexpr):
-    """One block of scores [M, N]: weights, new maximum and sum [M] (base 2, scaled), factor for what came before."""
-    new_top = tl.maximum(top, tl.max(s, 1) * scale)
+def _maximum(s, top, scale):
+    """The running maximum [M] (scaled) with one more block of scores."""
+    return tl.maximum(top, tl.max(s, 1) * scale)
+
+
+@triton.jit
+def _weights(s, top, new_top, scale, MASKED: tl.constexpr):
+    """Weights of a block of scores [M, N] (base 2), and the factor for what came before the new maximum."""
     shift = new_top
     if MASKED:  # a row that has seen no key yet has no maximum
         shift = tl.where(new_top == float("-inf"), 0.0, new_top)
     p = tl.exp2(tl.fma(s, tl.full(s.shape, 0, tl.float32) + scale, tl.broadcast_to(-shift[:, None], s.shape)))
-    alpha = tl.exp2(top - shift)
+    return p, tl.exp2(top - shift)
+
+
+@triton.jit
+def _softmax_step(s, top, total, scale, MASKED: tl.constexpr):
+    """One block of scores [M, N]: weights, new maximum and sum [M], factor for what came before."""
+    new_top = _maximum(s, top, scale)
+    p, alpha = _weights(s, top, new_top, scale, MASKED)
     return p, new_top, total * alpha + tl.sum(p, 1), alpha
 
 
@@ -102,7 +114,8 @@ def mtia_attention_forward(
     Whole blocks below the diagonal are not masked. Tiles are walked in sections of `run` units: the longest (last)
     tiles of a section first, and every other section the other way round, so that all PEs get tiles of like total
     length. LOOKAHEAD: the scores of the next block are multiplied before the weights of this one are needed, so that
-    the dot product engine works during the exponentials; that takes accumulators for one more block of scores.
+    the dot product engine works during the exponentials; that takes accumulators for one more block of scores. The
+    steps of the softmax still follow each other.
     TYPE: what is multiplied in (float8 or narrower caches are converted up to it).
     """
     EVEN_D: tl.constexpr = BD == D
@@ -153,20 +166,24 @@ def mtia_attention_forward(
         s = tl.dot(q, _key_block(k_at, start, k_s, d, D, n, S_k, EVEN_D, True, TYPE), input_precision="ieee")
         for at in range(start, whole, BN):
             k = _key_block(k_at, at + BN, k_s, d, D, n, S_k, EVEN_D, True, TYPE)
+            new_top = _maximum(s, top, scale)
             s_next = tl.dot(q, k, input_precision="ieee")
-            p, top, total, alpha = _softmax_step(s, top, total, scale, False)
-            p = p.to(TYPE)
+            p, alpha = _weights(s, top, new_top, scale, False)
             v = _value_block(v_at, at, v_s, d, D, n, S_k, EVEN_D, False, TYPE)
-            acc = tl.dot(p, v, acc * alpha[:, None], input_precision="ieee")
+            total = total * alpha + tl.sum(p, 1)
+            acc = tl.dot(p.to(TYPE), v, acc * alpha[:, None], input_precision="ieee")
+            top = new_top
             s = s_next
         for at in range(whole, last, BN):
             k = _key_block(k_at, at + BN, k_s, d, D, n, S_k, EVEN_D, True, TYPE)
-            s_next = tl.dot(q, k, input_precision="ieee")
             s = _masked(s, position, at + n, S_k, window, CAUSAL, WINDOWED)
-            p, top, total, alpha = _softmax_step(s, top, total, scale, True)
-            p = p.to(TYPE)
+            new_top = _maximum(s, top, scale)
+            s_next = tl.dot(q, k, input_precision="ieee")
+            p, alpha = _weights(s, top, new_top, scale, True)
             v = _value_block(v_at, at, v_s, d, D, n, S_k, EVEN_D, True, TYPE)
-            acc = tl.dot(p, v, acc * alpha[:, None], input_precision="ieee")
+            total = total * alpha + tl.sum(p, 1)
+            acc = tl.dot(p.to(TYPE), v, acc * alpha[:, None], input_precision="ieee")
+            top = new_top
             s = s_next
         s = _masked(s, position, last + n, S_k, window, CAUSAL, WINDOWED)
         p, top, total, alpha = _softmax_step(s, top, total, scale, True)

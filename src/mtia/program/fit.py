@@ -113,7 +113,7 @@ def share_buffers(program: TileProgram, limit: int) -> tuple[CircularBuffer, ...
 
 def share_by_tensor(program: TileProgram) -> tuple[CircularBuffer, ...]:
     """Tiles of one tensor that are loaded at several places and never alive together (the masked and the plain loop of
-    a kernel) share one ring, its slots as they were."""
+    a kernel) share one ring, its slots as they were; a stored tile takes the place of a loaded one of its shape."""
     spans, origins = _lifetimes(program), _origins(program)
     rings: list[tuple[tuple, list[CircularBuffer]]] = []
     for b in sorted(program.buffers, key=lambda b: spans[b.command]):
@@ -124,7 +124,16 @@ def share_by_tensor(program: TileProgram) -> tuple[CircularBuffer, ...]:
             rings.append((key, [b]))
         else:
             ring.append(b)
-    shared = [replace(b, id=i) for i, (_, ring) in enumerate(rings) for b in ring]
+    loaded = [ring for _, ring in rings if not _drains(program, ring[0])]
+    stored = [ring for _, ring in rings if _drains(program, ring[0])]
+    for ring in stored:
+        like = (r for r in loaded if r[0].tile == ring[0].tile)
+        place = next((r for r in like if all(_apart(spans[b.command], r, spans) for b in ring)), None)
+        if place is None:
+            loaded.append(ring)
+        else:
+            place.extend(ring)
+    shared = [replace(b, id=i) for i, ring in enumerate(loaded) for b in ring]
     return tuple(sorted(shared, key=lambda b: b.command))
 
 

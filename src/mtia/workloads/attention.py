@@ -178,11 +178,11 @@ class _Pe:
         cores, sfu = self.spec.pe.cores, self.spec.pe.sfu
         return max(cores.vector_cores * cores.vector_bytes_per_cycle / 4, sfu.elements_per_cycle.get("fp32", 0))
 
-    def softmax(self, m: int, n: int) -> float:
-        """Cycles of the weights of a block of scores: tables and vector passes side by side."""
+    def softmax(self, m: int, n: int, *, together: bool = True) -> float:
+        """Cycles of the weights of a block of scores: tables and vector passes side by side, or in turn."""
         sfu = self.spec.pe.sfu
-        startups = STEP_STARTUPS * sfu.startup_cycles
-        return startups + max(m * n / sfu.lut_elements_per_cycle, SOFTMAX_PASSES * m * n / self.vector_rate)
+        tables, passes = m * n / sfu.lut_elements_per_cycle, SOFTMAX_PASSES * m * n / self.vector_rate
+        return STEP_STARTUPS * sfu.startup_cycles + (max(tables, passes) if together else tables + passes)
 
     def passes(self, elements: int) -> float:
         return self.spec.pe.sfu.startup_cycles + elements / self.vector_rate
@@ -294,7 +294,7 @@ def _tiles(spec: ChipSpec, p: Attention, c: PrefillChoice) -> _Tiles:
     whole = np.minimum(p.seq // c.keys * c.keys, (first + 1) // c.keys * c.keys)
     masked = blocks if p.window else blocks - np.minimum(whole // c.keys, blocks)
     multiply = pe.dot(rows, p.width, c.keys) + pe.dot(rows, c.keys, p.width)
-    weights = pe.softmax(rows, c.keys) + pe.passes(rows * p.width)
+    weights = pe.softmax(rows, c.keys, together=not c.lookahead) + pe.passes(rows * p.width)
     step = max(multiply, weights) if c.lookahead else multiply + weights
     cycles = blocks * step + masked * 2 * pe.passes(rows * c.keys) + 3 * pe.passes(rows * p.width)
     return _Tiles(cycles=cycles, blocks=blocks)
