@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
 
 from mtia.chips.spec import ChipSpec, ScaleUpSpec
 from mtia.errors import BadProblem, did_you_mean
@@ -96,6 +96,8 @@ def topology_of(spec: ChipSpec) -> Topology:
 
 def _ring_in_domain(spec: ChipSpec, up: ScaleUpSpec, ranks: int) -> float:
     link = up.bytes_per_s * up.efficiency_frac
+    if ranks == 1:  # one rank of each domain: its links are those beyond
+        return inf
     match topology_of(spec):
         case Topology.MESH:  # rings side by side use the links between these ranks
             return link * min(1.0, (ranks - 1) / max(1, up.domain_chips - 1))
@@ -107,6 +109,8 @@ def _ring_in_domain(spec: ChipSpec, up: ScaleUpSpec, ranks: int) -> float:
 
 
 def _spread_in_domain(spec: ChipSpec, up: ScaleUpSpec, ranks: int) -> float:
+    if ranks == 1:
+        return inf
     link = up.bytes_per_s * up.efficiency_frac * (MEETING_FRAC if ranks > 2 else 1.0)
     match topology_of(spec):
         case Topology.MESH:
