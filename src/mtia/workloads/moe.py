@@ -160,10 +160,13 @@ PORTABLE = Build(gathers=True, fixed_tiles=True)
 PORTABLE_KEEPING = Build(gathers=True, fixed_tiles=True, keeps_remote=True)
 
 
-def build_of(kernel: str) -> Build:
-    """The build behind a kernel's name in measured data: Triton's fused kernel of vLLM or SGLang, or a library's."""
-    if "sglang_fused_moe_triton" in kernel:
-        return PORTABLE_KEEPING
+def build_of(kernel: str, version: str = "") -> Build:
+    """The build behind a kernel's name in measured data: Triton's fused kernel of vLLM or SGLang, or a library's.
+
+    SGLang before 0.5.11 multiplied remote assignments too (measured: the time does not fall with the ranks).
+    """
+    if "fused_moe_triton" in kernel:
+        return PORTABLE_KEEPING if version.startswith(("0.4", "0.5.10")) else PORTABLE
     return PORTABLE if "triton_tritonexperts" in kernel or kernel == "vllm_fused_moe" else LIBRARY
 
 
@@ -425,7 +428,7 @@ class Grouped:
 
     @cached_property
     def tile(self) -> Tile:
-        if self.block.build.fixed_tiles:
+        if self.block.build.fixed_tiles and not self.form.unpacked:
             return fixed_tile(self.block)
         return choose_tile(self)
 
@@ -496,8 +499,9 @@ def _slice(
     k = min(problem.k, ceil_div(ceil_div(problem.k, tile.k), share) * tile.k)
     small = Memory(_with_sram(problem.spec, share))
     stored_k = ceil(k / form.x_depth)
-    x_rows = max(tile.m, round(tensors[0].n_bytes / max(1, problem.stored_x * form.x.itemsize)))
-    starts = torch.from_numpy((np.arange(len(groups)) * tile.m % max(1, x_rows - tile.m + 1)).astype(np.int32))
+    whole_rows = tensors[0].n_bytes / (problem.stored_x * form.x.itemsize)
+    x_rows = max(tile.m, round(whole_rows * n / problem.n))  # each is used by fewer columns: fewer are fetched
+    starts = torch.from_numpy((np.arange(len(groups)) * tile.m % (x_rows - tile.m + 1)).astype(np.int32))
     x = small.buffer(x_rows * stored_k, form.x)
     w = small.buffer(len(problem.rows) * n * ceil(k / form.weight_depth), form.weight)
     out = small.buffer(len(groups) * tile.m * n, torch.bfloat16)
