@@ -30,6 +30,7 @@ def validate(
     worst: Annotated[int, typer.Option(min=0, help="How many of the worst rows to explain.")] = 10,
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
     fast: Annotated[bool, typer.Option("--fast", help="The analytical fast path where there is one.")] = False,
+    compare_fast: Annotated[bool, typer.Option("--compare-fast", help="Engine against fast path.")] = False,
     pooled: Annotated[bool, typer.Option("--pooled", help="No calibrated figure of the chip's own.")] = False,
     published: Annotated[bool, typer.Option("--published", help="Chips from chips.json, where it has them.")] = False,
     intervals: Annotated[bool, typer.Option("--intervals", help="Also 90 % intervals, and what is inside.")] = False,
@@ -57,7 +58,7 @@ def validate(
 
     options = flow.Options(
         folder=folder, files=_words(file), chips=_words(chip), dtypes=_words(dtype), sample_n=sample, draw=draw,
-        jobs=jobs, fast=fast, pooled=pooled, published=published,
+        jobs=jobs, fast=fast, compare_fast=compare_fast, pooled=pooled, published=published,
         n_draws=draws if intervals else 0, skip_unknown=skip_unknown,
     )  # fmt: skip
     before = guard.read(expected) if expected else None

@@ -13,6 +13,7 @@ from mtia.chips.spec import ChipSpec
 from mtia.errors import did_you_mean
 from mtia.validate.cases import Case
 from mtia.validate.chip_book import ChipBook, chip_book
+from mtia.validate.fast_path import fast_gaps
 from mtia.validate.intervals import intervals
 from mtia.validate.predict import Status
 from mtia.validate.reading import MeasuredDataError, MeasuredDataErrors, grouped
@@ -35,6 +36,7 @@ class Options:
     draw: int = 0
     jobs: int = 2
     fast: bool = False
+    compare_fast: bool = False  # both the engine and the fast path, and how far they are apart
     pooled: bool = False
     published: bool = False  # chips from chips.json beside the data, where it has them
     n_draws: int = 0  # of chips within their ranges, for intervals; 0: no intervals
@@ -113,6 +115,10 @@ def validate(
         origins=chosen.book.origins, fits=fits, wall_s=wall_s, note=_note(options, len(chosen.cases)),
         pooled=options.pooled,
     )  # fmt: skip
+    if options.compare_fast:
+        quick = run_cases([r.case for r in rows], specs, jobs=options.jobs, fast=True, progress=progress)
+        gaps = fast_gaps(rows, quick, lambda r: f"{r.case.file.removesuffix('.csv')}, {r.case.dtype}")
+        results = replace(results, fast_gaps=gaps)
     if not options.n_draws:
         return results
     found = intervals(rows, specs, n_draws=options.n_draws, jobs=options.jobs, progress=progress)
@@ -121,7 +127,7 @@ def validate(
 
 def n_predictions(options: Options, selection: Selection) -> int:
     """How many predictions `validate` makes, for a progress bar (rows that fail are not drawn again)."""
-    return len(selection.cases) * (1 + options.n_draws)
+    return len(selection.cases) * (1 + options.n_draws + options.compare_fast)
 
 
 def _specs(specs: Mapping[str, ChipSpec], options: Options) -> dict[str, ChipSpec]:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from mtia.validate.aims import Verdict, verdicts
 from mtia.validate.constants import constants, counts
+from mtia.validate.fast_path import FastGap
 from mtia.validate.intervals import Coverage, coverage
 from mtia.validate.results import RowResult
 from mtia.validate.statistics import Errors
@@ -69,6 +70,8 @@ def page(results: Results, *, n_worst: int, everything: bool) -> Iterator[Render
         yield rich_verdicts(found)
     if results.intervals:
         yield rich_coverage(coverage_of(results))
+    if results.fast_gaps:
+        yield rich_fast_gaps(results.fast_gaps)
     yield speed_table(results)
     if lines := list(warning_lines(results)):
         yield Text("\n".join(lines), style="yellow")
@@ -103,6 +106,24 @@ def verdict_cells(verdict: Verdict) -> list[str]:
     calibrated = "–" if verdict.calibrated_frac is None else f"{100 * verdict.calibrated_frac:.1f} %"
     return [verdict.title, f"{verdict.n:,}", f"{100 * verdict.most_frac:.0f} %", f"{100 * verdict.found_frac:.1f} %",
             calibrated, "met" if verdict.met else "missed"]  # fmt: skip
+
+
+FAST_HEADINGS = ("rows", "median", "p90", "beyond 10 %", "fast ms", "engine ms")
+
+
+def rich_fast_gaps(found: Sequence[FastGap]) -> Table:
+    made = _plain("Fast path against the engine, |fast / engine - 1|")
+    made.add_column("", overflow="fold")
+    for heading in FAST_HEADINGS:
+        made.add_column(heading, justify="right", no_wrap=True)
+    for gap in found:
+        made.add_row(*fast_cells(gap))
+    return made
+
+
+def fast_cells(gap: FastGap) -> list[str]:
+    return [gap.label, f"{gap.n:,}", f"{100 * gap.median_frac:.1f} %", f"{100 * gap.p90_frac:.1f} %",
+            f"{100 * gap.outside_frac:.0f} %", f"{gap.fast_ms:.1f}", f"{gap.engine_ms:.1f}"]  # fmt: skip
 
 
 COVERAGE_HEADINGS = ("rows", "inside", "interval", "by figures", "interval")
@@ -223,6 +244,7 @@ def to_json(results: Results, *, n_worst: int) -> dict[str, Any]:
         "tables": {table.name: table.to_json() for table in error_tables(results.rows)},
         "aims": {verdict.title: verdict.to_json() for verdict in verdicts(results.rows, pooled=results.pooled)},
         "intervals": {line.label: line.to_json() for line in coverage_of(results)},
+        "fast_path": {gap.label: gap.to_json() for gap in results.fast_gaps},
         "worst": [row_json(row) for row in worst(results.rows, n_worst)],
         "not_predicted": {
             "failed": [{"row": r.case.where, "chip": r.chip, "case": str(r.case), "error": r.answer.error}
@@ -281,6 +303,10 @@ def _markdown(results: Results, n_worst: int) -> Iterator[str]:
     if results.intervals:
         lines = [coverage_cells(line) for line in coverage_of(results)]
         yield from _md_table("Inside the 90 % interval", ("", *COVERAGE_HEADINGS), lines)
+    if results.fast_gaps:
+        yield from _md_table(
+            "Fast path against the engine", ("", *FAST_HEADINGS), [*map(fast_cells, results.fast_gaps)]
+        )
     for table in error_tables(results.rows):
         yield from _md_table(table.title, ("", *HEADINGS), [[line.label, *cells(line)] for line in table.lines])
     yield "## Worst rows\n"

@@ -56,6 +56,7 @@ class Answer:
     wall_s: float = 0.0
     error: str = ""
     warning: str = ""  # what the simulator warned of on the way
+    fast: bool = False  # the analytical fast path answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,8 @@ def answer(case: Case, specs: Mapping[str, ChipSpec], *, fast: bool = False) -> 
         warnings.simplefilter("always")
         made = _made(case, specs, function, entry, fast)
     said = "; ".join(dict.fromkeys(str(w.message) for w in caught))
-    return replace(made, wall_s=time.perf_counter() - start, warning=said)
+    quick = fast and _has_fast_path(function)
+    return replace(made, wall_s=time.perf_counter() - start, warning=said, fast=quick)
 
 
 def _made(

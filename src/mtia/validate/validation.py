@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mtia.chips.spec import ChipSpec
+from mtia.validate.fast_path import FastGap
 from mtia.validate.intervals import Interval
 from mtia.validate.results import RowResult
 from mtia.validate.rooflines import Fit
@@ -30,6 +31,7 @@ class Results:
     wall_s: float = 0.0
     note: str = ""  # sample, fast path, pooled figures
     intervals: Sequence[Interval] = ()
+    fast_gaps: Sequence[FastGap] = ()
     pooled: bool = False  # no calibrated figure of a chip's own
 
     @property
