@@ -247,7 +247,7 @@ def _scaled_matmul(command: Command, spec: ChipSpec) -> Cost:
     narrow = command.a_format == command.b_format == "e2m1"
     wanted = ("mx4", "mx8", "fp8", "bf16") if narrow else ("mx8", "fp8", "bf16")
     dtype = next((d for d in wanted if d in spec.pe.dpe.mac_per_cycle), "bf16")
-    return _dot(command, dtype, 1, spec, b_at=2)
+    return _dot(command, dtype, 1, spec, b_at=2, packed=2 if command.a_format == "e2m1" else 1)
 
 
 def _matmul_dtype(command: c.MatMul, spec: ChipSpec) -> tuple[str, int]:
@@ -263,13 +263,14 @@ def _matmul_dtype(command: c.MatMul, spec: ChipSpec) -> tuple[str, int]:
     return "fp32", 1
 
 
-def _dot(command: Command, dtype: str, passes: int, spec: ChipSpec, b_at: int = 1) -> Cost:
+def _dot(command: Command, dtype: str, passes: int, spec: ChipSpec, b_at: int = 1, packed: int = 1) -> Cost:
+    """`packed`: elements in one of operand a's bytes."""
     a, b = command.operands[0].type, command.operands[b_at].type
-    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
+    m, k, n = a.shape[-2], a.shape[-1] * packed, b.shape[-1]
     batch = prod(a.shape[:-2])
     if dtype not in spec.pe.dpe.mac_per_cycle:
         return _software_dot(batch * m * k * n, dtype, spec)
-    cost = _engine_dot(batch, m, k, n, a.element.n_bytes, dtype, passes, spec)
+    cost = _engine_dot(batch, m, k, n, a.element.n_bytes / packed, dtype, passes, spec)
     return replace(cost, flop=2 * batch * m * k * n)
 
 
@@ -291,14 +292,15 @@ def _scalar_rate(dtype: str, spec: ChipSpec) -> float:
     return spec.pe.cores.vector_mac_per_cycle.get(wide or "fp32", 2) / (1 if wide else 2)
 
 
-def _engine_dot(batch: int, m: int, k: int, n: int, n_bytes: int, dtype: str, passes: int, spec: ChipSpec) -> Cost:
+def _engine_dot(batch: int, m: int, k: int, n: int, n_bytes: float, dtype: str, passes: int, spec: ChipSpec) -> Cost:
     """Whole blocks; operands stream from local memory, each block used once per accumulator block it meets."""
     dpe = spec.pe.dpe
-    m, n, k = (_round_up(m, dpe.block_m), _round_up(n, dpe.block_n), _round_up(k, max(1, dpe.block_k_bytes // n_bytes)))
+    block_k = max(1, int(dpe.block_k_bytes / n_bytes))
+    m, n, k = (_round_up(m, dpe.block_m), _round_up(n, dpe.block_n), _round_up(k, block_k))
     mac = batch * m * n * k * passes
     reuse = max(1, isqrt(dpe.accumulator_bytes // (4 * dpe.block_m * dpe.block_n)))
     blocks_m, blocks_n = m // dpe.block_m, n // dpe.block_n
-    operand_bytes = batch * n_bytes * k * (m * ceil(blocks_n / reuse) + n * ceil(blocks_m / reuse))
+    operand_bytes = int(batch * n_bytes * k * (m * ceil(blocks_n / reuse) + n * ceil(blocks_m / reuse)))
     spilled_bytes = _spilled_bytes(batch * m * n * 4, dpe.accumulator_bytes)
     cycles = max(
         mac / dpe.mac_per_cycle[dtype],

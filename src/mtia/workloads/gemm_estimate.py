@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import exp
+from math import exp, log2
 
 import numpy as np
 
@@ -19,11 +19,14 @@ from mtia.engine.timing import write_efficiency
 
 STEP_BYTES = 128  # depth of one step of a tile row: a memory line
 MOST_SLOTS = 8  # steps of one program under way: the deepest pipelines of the libraries' kernels
-SUM_BLOCK = 1024  # elements of one program of the kernel that adds partial sums
+SUM_BLOCK = 512  # elements of one program of the kernel that adds partial sums
 HEIGHTS = (16, 32, 64, 128, 256)
 WIDTHS = ((16, 0), (32, 0), (64, 0), (64, 32), (128, 0), (128, 64), (256, 0))  # (BN, BN2)
 SPLITS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 PARTIAL_BYTES = 4  # float32
+QUANTISE_ELEMENTS = 2048  # of one program
+QUANTISE_PASSES = 7  # of the vector engines over each element: widen, absolute, maximum, scale, clamp, round, pack
+ROW_ELEMENTS = 8192  # most of a row that a program holds at once
 SHARPNESS = 10.0  # exponent by which resources used at once add up: how little they disturb one another
 MOST_LOAD = 8.0  # times its capacity that a cache is asked to hold: nothing survives beyond
 
@@ -42,12 +45,22 @@ class Problem:
     x_bytes: float = 2.0
     w_bytes: float = 2.0
     out_bytes: float = 2.0
+    source_bytes: float = 0.0  # of x before it is quantised; 0: it is not
+    rows_quantised: bool = False  # by whole rows, a row a program
+    one_width: bool = False  # of the kernel's tiles
+    accumulators: int = 1  # of a tile
     copies: int = 6
 
     @property
     def tensor_bytes(self) -> tuple[float, float, float]:
-        """x, w, out."""
-        return self.m * self.k * self.x_bytes, self.n * self.k * self.w_bytes, self.m * self.n * self.out_bytes
+        """x as it comes, w, out."""
+        x = self.m * self.k * (self.source_bytes or self.x_bytes)
+        return x, self.n * self.k * self.w_bytes, self.m * self.n * self.out_bytes
+
+    @property
+    def quantised_bytes(self) -> float:
+        """x once it is quantised; 0: it is not."""
+        return self.m * self.k * self.x_bytes if self.source_bytes else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +88,7 @@ class Machine:
     dram_write_bytes_per_s: float
     dram_latency_s: float
     replace_s: float
+    vector_elements_per_s: float
     dynamic_w: float  # power left beside idle power
     mac_j: float
     sram_j: float  # per byte to a PE
@@ -115,6 +129,7 @@ def _machine(spec: ChipSpec, mac: str) -> Machine:
         dram_write_bytes_per_s=dram.bytes_per_s * write_efficiency(spec),
         dram_latency_s=dram.latency_s,
         replace_s=spec.launch.replace_s,
+        vector_elements_per_s=spec.clock_hz * _vector_rate(spec),
         dynamic_w=power.tdp_w - power.idle_w,
         mac_j=power.mac_j.get(mac, max(power.mac_j.values())),
         sram_j=power.sram_j_per_byte + power.noc_j_per_byte + 2 * power.local_memory_j_per_byte,
@@ -122,20 +137,30 @@ def _machine(spec: ChipSpec, mac: str) -> Machine:
     )
 
 
+def _vector_rate(spec: ChipSpec) -> float:
+    """float32 elements of one pass a cycle."""
+    cores = spec.pe.cores
+    lanes = cores.vector_cores * cores.vector_bytes_per_cycle / 4
+    return max(lanes, spec.pe.sfu.elements_per_cycle.get("fp32", 0))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
     """Shares of a call's tensors that it finds in SRAM, in the steady state of a chain of calls."""
 
-    x: float
+    x: float  # as it comes
     w: float
     out: float
+    quantised: float = 1.0  # x between the kernel that quantises it and the multiply
 
 
 def kept(machine: Machine, problem: Problem) -> Kept:
     """What SRAM kept since each tensor was last touched: x and out one call ago, this copy of w `copies` calls ago."""
     x, w, out = problem.tensor_bytes
-    near = survives(machine, w + x + out)
-    return Kept(x=near, w=survives(machine, problem.copies * w + x + out), out=near)
+    every = x + problem.quantised_bytes + out
+    near = survives(machine, w + every)
+    soon = survives(machine, x + problem.quantised_bytes) if problem.source_bytes else near
+    return Kept(x=near, w=survives(machine, problem.copies * w + every), out=near, quantised=soon)
 
 
 def survives(machine: Machine, reuse_bytes: float) -> float:
@@ -180,12 +205,14 @@ class Choice:
 
 
 @lru_cache(maxsize=256)
-def _candidates(machine: Machine, out_bytes: float, step: int, step_bytes: float) -> tuple[np.ndarray, ...]:
+def _candidates(
+    machine: Machine, out_bytes: float, step: int, step_bytes: float, one_width: bool, accumulators: int
+) -> tuple[np.ndarray, ...]:
     """Tiles and splits that fit accumulators and, two steps deep beside the tile, local memory; arrays over all."""
     rows = []
     for bm in HEIGHTS:
         for bn, bn2 in WIDTHS:
-            if bm * (bn + bn2) * PARTIAL_BYTES > machine.accumulator_bytes:
+            if bm * (bn + bn2) * PARTIAL_BYTES * accumulators > machine.accumulator_bytes or (one_width and bn2):
                 continue
             for splits in SPLITS:
                 room = _room(machine, bm * (bn + bn2), splits, out_bytes)
@@ -203,7 +230,8 @@ def choose(machine: Machine, problem: Problem, held: Kept | None = None) -> Choi
     """The tiling of least estimated time; of equals the first (smaller tiles, fewer splits)."""
     held = held or kept(machine, problem)
     step = _step(problem)
-    a = _candidates(machine, problem.out_bytes, step, step * max(problem.x_bytes, problem.w_bytes))
+    step_bytes = step * max(problem.x_bytes, problem.w_bytes)
+    a = _candidates(machine, problem.out_bytes, step, step_bytes, problem.one_width, problem.accumulators)
     return _Weighing(machine, problem, held, step, *a).best()
 
 
@@ -215,8 +243,30 @@ def same_tiling(machine: Machine, problem: Problem, held: Kept, choice: Choice) 
 
 
 def _step(problem: Problem) -> int:
-    """Elements of depth that one step takes."""
-    return max(16, int(STEP_BYTES / max(problem.x_bytes, problem.w_bytes)))
+    """Elements of depth that one step takes: as many as a memory line holds without their scales."""
+    return max(16, 1 << int(log2(STEP_BYTES / max(problem.x_bytes, problem.w_bytes)) + 0.5))
+
+
+def quantise_s(machine: Machine, problem: Problem, held: Kept) -> float:
+    """The kernel that quantises x, as the engine would time it: SRAM, DRAM, vector passes, the fullest PE's rows."""
+    if not problem.source_bytes:
+        return 0.0
+    m, elements = machine, problem.m * problem.k
+    source, quantised = elements * problem.source_bytes, problem.quantised_bytes
+    again = source if problem.rows_quantised and problem.k > ROW_ELEMENTS else 0.0  # a long row is read twice
+    programs = problem.m if problem.rows_quantised else -(-elements // QUANTISE_ELEMENTS)
+    busy = min(m.n_pes, programs)
+    fullest = -(-programs // m.n_pes) / programs
+    dram = source * (1 - held.x) / m.dram_bytes_per_s + quantised * (1 - held.quantised) / m.dram_write_bytes_per_s
+    parts = np.array(
+        [
+            [(source + again + quantised) / m.sram_bytes_per_s],
+            [dram],
+            [QUANTISE_PASSES * elements / (busy * m.vector_elements_per_s)],
+            [(source + again) * fullest / m.port_bytes_per_s],
+        ]
+    )
+    return float(_together(parts)[0]) + 2 * m.sram_latency_s + (1 - held.x) * m.dram_latency_s
 
 
 class _Weighing:
@@ -300,7 +350,7 @@ class _Weighing:
         """The first step, that all PEs ask for at once, and its multiply."""
         m = self.machine
         at_once = np.minimum(self.programs, m.n_pes) * self._shared_step_bytes() / m.sram_bytes_per_s
-        missing = 1 - min(self.held.w, self.held.x)
+        missing = 1 - min(self.held.w, self._x_held())
         latency = m.sram_latency_s + missing * m.dram_latency_s
         return latency + np.maximum((self.x_step + self.w_step) / m.port_bytes_per_s, at_once) + self.multiply_s()
 
@@ -318,6 +368,9 @@ class _Weighing:
 
     # --- the chip ---
 
+    def _x_held(self) -> float:
+        return self.held.quantised if self.problem.source_bytes else self.held.x
+
     def _shared_step_bytes(self) -> np.ndarray:
         """What SRAM delivers for one step of one program, reads that PEs share counted once."""
         shares_x = np.minimum(self.machine.shares_x, self.tiles_n)
@@ -331,12 +384,13 @@ class _Weighing:
 
     def dram_bytes(self) -> tuple[np.ndarray, float]:
         """Read (with what later bands fetch again) and written."""
-        x, w, out = self.problem.tensor_bytes
+        _, w, out = self.problem.tensor_bytes
+        x = self.problem.m * self.problem.k * self.problem.x_bytes
         strip = self.group * self.bm * self.problem.k * self.problem.x_bytes
         fits = np.clip((self.machine.sram_bytes - strip) / w, 0, 1)
         bands = np.ceil(self.tiles_m / self.group)
         again = w * (bands - 1) * (1 - fits)
-        return w * (1 - self.held.w) + x * (1 - self.held.x) + again, out * (1 - self.held.out)
+        return w * (1 - self.held.w) + x * (1 - self._x_held()) + again, out * (1 - self.held.out)
 
     def sum_s(self) -> np.ndarray:
         """The second kernel of a split depth: a round trip, all partial sums."""
@@ -353,4 +407,4 @@ def _together(parts: np.ndarray) -> np.ndarray:
     return longest * ((parts / longest) ** SHARPNESS).sum(axis=0) ** (1 / SHARPNESS)
 
 
-__all__ = ["Choice", "Kept", "Machine", "Problem", "choose", "kept", "same_tiling"]
+__all__ = ["Choice", "Kept", "Machine", "Problem", "choose", "kept", "quantise_s", "same_tiling"]

@@ -688,6 +688,27 @@ def multiply_operand(x: torch.Tensor, precision: str) -> torch.Tensor:
     return x if x.dtype is torch.float64 else x.to(torch.float32)
 
 
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+
+
+def _scaled(elements: torch.Tensor, scale: torch.Tensor, form: str) -> torch.Tensor:
+    """[.., rows, K] in float32: e2m1 two to a byte, low half first; scales [.., rows, K / g] e4m3 or e8m0."""
+    if form == "e2m1":
+        codes = elements.view(torch.uint8).long()
+        elements = torch.tensor(_E2M1)[torch.stack((codes & 15, codes >> 4), dim=-1).flatten(-2)]
+    is_power = not scale.dtype.is_floating_point
+    factors = torch.exp2(scale.view(torch.uint8).float() - 127) if is_power else scale.float()
+    return elements.float() * factors.repeat_interleave(elements.shape[-1] // factors.shape[-1], dim=-1)
+
+
+@handles(c.ScaledMatMul)
+def _scaled_matmul(self: Interpreter, cmd: c.ScaledMatMul, env: list) -> None:
+    a, a_scale, b, b_scale = (self.full(o) for o in cmd.operands[:4])
+    y = _scaled(b.transpose(-1, -2).contiguous(), b_scale, cmd.b_format).transpose(-1, -2)
+    product = torch.matmul(_scaled(a, a_scale, cmd.a_format), y)
+    env[cmd.result.id] = product + self.tensor(cmd.operands[4])
+
+
 @handles(c.MatMul)
 def _matmul(self: Interpreter, cmd: c.MatMul, env: list) -> None:
     a, b = (self.full(o) for o in cmd.operands[:2])

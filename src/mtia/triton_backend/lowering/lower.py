@@ -449,7 +449,18 @@ def lower_dot(self: Lowerer, op: TtirOp) -> None:
 
 @lowers("tt.dot_scaled")
 def lower_dot_scaled(self: Lowerer, op: TtirOp) -> None:
-    self.unsupported(op, "block-scaled formats are not lowered yet; use tl.dot on converted operands")
+    a_format, b_format = (re.search(rf"\b{side} = (\w+)", op.text) for side in ("lhs", "rhs"))
+    operands = self.values(op)
+    if a_format is None or b_format is None or len(operands) != 5:
+        self.unsupported(op, "both operands need a scale; multiply an unscaled one by tl.dot")
+    self.emit(
+        c.ScaledMatMul,
+        op,
+        operands,
+        [_arrow_type(op)],
+        a_format=a_format[1],  # type: ignore[index]
+        b_format=b_format[1],  # type: ignore[index]
+    )
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
