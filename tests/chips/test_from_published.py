@@ -31,6 +31,13 @@ def test_published_figures_of_a_known_chip_make_that_chip():
     assert spec.grid.n_pes == known.grid.n_pes and spec.name.startswith("anon") and not calibrated_keys(spec)
 
 
+def test_a_card_over_pcie_meets_others_through_the_host():
+    card = from_published("anon", {**H100, "link_gbs": 64, "link": "PCIe 5.0 x16, no NVLink"})
+    assert card.scale_up is not None and (card.scale_up.topology, card.scale_up.multicast) == ("host", False)
+    linked = from_published("anon", H100)
+    assert linked.scale_up is not None and linked.scale_up.topology == "switch"
+
+
 def test_two_figures_are_enough():
     spec = from_published("anon", {"bf16": 400, "hbm_gbs": 1500})
     assert spec.peak_flop_per_s("bf16") == pytest.approx(400e12, rel=0.05) and spec.dram.bytes_per_s == 1.5e12

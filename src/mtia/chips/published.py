@@ -31,6 +31,7 @@ WORDS = ("link", "mxu", "note", "title", "vendor")
 NOT_READ = re.compile(r"^(_|aic_)")  # comments, and what another project's file says
 SAME_RATE = {"bf16": ("fp16",), "fp16": ("bf16",), "mx4": ("fp4",)}  # a format nobody quotes runs like this one
 L1_BYTES = 28 * KiB  # of the combined memory of a GPU's SM that no kernel gets as shared memory
+PCIE_GBS = 64  # a link that is not faster is taken for PCIe (x16, fifth generation)
 FULL_RATE_POWER_FRAC = 0.9  # of the power limit: multiplies at full rate on the GPUs that are held by it
 POWER_OF_TWO_FRAC = 0.09  # peaks are quoted at a clock up to this far below boost
 
@@ -316,7 +317,28 @@ def _links(entry: Entry, base: ChipSpec) -> dict[str, dict[str, Any]]:
     link = entry.get("link_gbs")
     if not link or base.scale_up is None:
         return {}
-    return {"scale_up.bytes_per_s": _published(link * 1e9, "link_gbs")}
+    rate = {"scale_up.bytes_per_s": _published(link * 1e9, "link_gbs")}
+    if "pcie" in entry.words.get("link", "").lower() or link <= PCIE_GBS:
+        return rate | _pcie()
+    return rate | (_switched() if base.scale_up.topology == "host" else {})
+
+
+def _switched() -> dict[str, dict[str, Any]]:
+    """Links of their own where the like chip has none: all chips behind a switch."""
+    why = "links faster than PCIe; as the linked reference chips"
+    return {"scale_up.topology": _derived("switch", why), "scale_up.efficiency_frac": _assumed(0.79, why, 1.15)}
+
+
+def _pcie() -> dict[str, dict[str, Any]]:
+    """Cards of one server without links of their own: pairs below a switch, the pairs joined by the host."""
+    why = "cards over PCIe, as those of the reference chips; depends on the server"
+    return {
+        "scale_up.topology": _derived("host", "link: PCIe"),
+        "scale_up.multicast": _derived(False, "link: PCIe"),
+        "scale_up.efficiency_frac": _assumed(0.64, why, 1.3),
+        "scale_up.group_chips": {"value": 2, "source": {"kind": "assumed", "low": 1, "high": 8, "why": why}},
+        "scale_up.bridge_bytes_per_s": _assumed(1.15e10, why, 3.0),
+    }
 
 
 __all__ = ["Entry", "UnreadFigure", "from_published", "nearest", "read_entry"]
