@@ -32,6 +32,7 @@ NOT_READ = re.compile(r"^(_|aic_)")  # comments, and what another project's file
 SAME_RATE = {"bf16": ("fp16",), "fp16": ("bf16",), "mx4": ("fp4",)}  # a format nobody quotes runs like this one
 L1_BYTES = 28 * KiB  # of the combined memory of a GPU's SM that no kernel gets as shared memory
 PCIE_GBS = 64  # a link that is not faster is taken for PCIe (x16, fifth generation)
+LINKED_CHIPS = 8  # in a scale-up domain, where the like chip has fewer
 FULL_RATE_POWER_FRAC = 0.9  # of the power limit: multiplies at full rate on the GPUs that are held by it
 POWER_OF_TWO_FRAC = 0.09  # peaks are quoted at a clock up to this far below boost
 
@@ -320,13 +321,19 @@ def _links(entry: Entry, base: ChipSpec) -> dict[str, dict[str, Any]]:
     rate = {"scale_up.bytes_per_s": _published(link * 1e9, "link_gbs")}
     if "pcie" in entry.words.get("link", "").lower() or link <= PCIE_GBS:
         return rate | _pcie()
-    return rate | (_switched() if base.scale_up.topology == "host" else {})
+    alone = base.scale_up.topology == "host" or base.scale_up.domain_chips < LINKED_CHIPS
+    return rate | (_switched() if alone else {})
 
 
 def _switched() -> dict[str, dict[str, Any]]:
     """Links of their own where the like chip has none: all chips behind a switch."""
     why = "links faster than PCIe; as the linked reference chips"
-    return {"scale_up.topology": _derived("switch", why), "scale_up.efficiency_frac": _assumed(0.79, why, 1.15)}
+    chips = {"value": LINKED_CHIPS, "source": {"kind": "assumed", "low": 4, "high": 72, "why": why}}
+    return {
+        "scale_up.topology": _derived("switch", why),
+        "scale_up.efficiency_frac": _assumed(0.79, why, 1.15),
+        "scale_up.domain_chips": chips,
+    }
 
 
 def _pcie() -> dict[str, dict[str, Any]]:
