@@ -2,8 +2,8 @@
 
 8-bit rows carry their own scale and bias, as FBGEMM and `torch.ops.quantized.embedding_bag_byte_prepack` lay them out:
 D codes, then float32 scale and bias; a row's value is code * scale + bias. Rows start at a multiple of `pitch` bytes,
-so that a DMA that wants aligned addresses can fetch them. One program instance per bag; a chip without indexed DMA issues
-one command per row, one with it a command per tile of rows. A bag ends within a tile: what is left of the tile fetches
+so that a DMA that wants aligned addresses can fetch them. One program instance per bag; a chip without indexed DMA
+issues one command per row, one with it a command per tile of rows. A bag ends within a tile: what is left of it fetches
 row 0, which stays in SRAM, and counts nothing, so that a tile is one list of constant length.
 """
 

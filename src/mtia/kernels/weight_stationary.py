@@ -76,34 +76,36 @@ class Panel:
 
 
 def choose_panel(M: int, N: int, K: int, element_bytes: int, spec: ChipSpec) -> Panel:
-    """Panels that give the fullest PE the least to multiply, then the fewest of them, then the quickest steps.
+    """Panels that take the fullest PE the fewest cycles, by estimate.
 
-    Few panels are large ones: each is loaded while nothing is multiplied, so local memory is filled. Must fit: the
-    panel once, two slots of activations, two of 32-bit partial sums.
+    A panel is taken to be loaded while nothing is multiplied, so that few large ones win: they fill local memory. Must
+    fit: the panel once, two slots of activations, two of 32-bit partial sums.
     """
 
     def fits(p: Panel) -> bool:
         panel, step = p.k * p.n * element_bytes, p.m * (p.k * element_bytes + p.n * 4)
         return panel + 2 * step <= spec.pe.local_memory_bytes
 
-    def rank(p: Panel) -> tuple[int, int, float]:
+    def cycles(p: Panel) -> float:
         rounds = ceil_div(ceil_div(K, p.k) * ceil_div(N, p.n), spec.grid.n_pes)
-        return rounds * p.n * p.k, rounds, _stream_cycles(p, M, element_bytes, spec)
+        return rounds * _panel_cycles(p, M, element_bytes, spec)
 
     steps = [m for m in (32, 64, 128) if m <= max(32, M)]
     panels = [Panel(m, n, k) for m in steps for n in (32, 64, 128, 256) for k in (32, 64, 128, 256, 512, 1024)]
-    return min((p for p in panels if fits(p)), key=rank)
+    return min((p for p in panels if fits(p)), key=cycles)
 
 
-def _stream_cycles(p: Panel, M: int, element_bytes: int, spec: ChipSpec) -> float:
-    """Cycles, roughly, to stream M rows past a panel: the first load, then steps at the pace of the slowest engine."""
+def _panel_cycles(p: Panel, M: int, element_bytes: int, spec: ChipSpec) -> float:
+    """Cycles, roughly, of one panel: every PE loads one, the first rows follow, then steps at the pace of the slowest
+    engine."""
     dma, dpe = spec.pe.dma, spec.pe.dpe
     round_trip = (2 * spec.noc.latency_s + spec.sram.latency_s) * spec.clock_hz
     in_flight = dma.max_outstanding_bytes / round_trip
+    panels = spec.grid.n_pes * p.k * p.n * element_bytes / (spec.sram.bytes_per_s / spec.clock_hz)
     load = p.m * p.k * element_bytes / min(dma.read_bytes_per_cycle, in_flight)
     update = p.m * p.n * 4 / min(dma.write_bytes_per_cycle, in_flight)
     multiply = dpe.fill_cycles + p.m * p.n * p.k / _mac_per_cycle(element_bytes, spec)
-    return load + ceil_div(M, p.m) * max(multiply, load, update) + update
+    return round_trip + panels + load + ceil_div(M, p.m) * max(multiply, load, update) + update
 
 
 def _mac_per_cycle(element_bytes: int, spec: ChipSpec) -> int:

@@ -23,7 +23,7 @@ TABLES = 32
 OUTPUT = torch.float16
 _ROWS = {"int8": torch.uint8, "fp16": torch.float16, "float16": torch.float16, "fp32": torch.float32}
 _SEED = 0
-WAVES = 12  # bags of every PE that are walked address by address; a longer lookup goes on as their second half did
+WAVES = 8  # bags of every PE that are walked address by address; a longer lookup goes on as their second half did
 
 
 def predict_tbe(

@@ -62,8 +62,8 @@ def predict_fc(
     element = _DTYPES[dtype]
     found = [_stationary(spec, m, k, n, element, weights_in, protocol)]
     if weights_in == "dram":
-        tilings = legal_tilings(1, m, n, k, element, spec)
-        found += [_streamed(spec, m, k, n, element, t, protocol) for t in tilings]
+        tiling = legal_tilings(1, m, n, k, element, spec)[0]  # of least estimated time
+        found.append(_streamed(spec, m, k, n, element, tiling, protocol))
     return min(found, key=lambda p: p.seconds)
 
 
