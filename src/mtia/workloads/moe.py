@@ -7,8 +7,9 @@ columns each; assignments to other ranks' experts are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from functools import cached_property, lru_cache
 from math import ceil
 
@@ -20,6 +21,7 @@ from mtia.engine.timeline import KernelTiming
 from mtia.engine.timing import run_timed
 from mtia.errors import BadProblem, UnsupportedDtype
 from mtia.kernels import moe as kernels
+from mtia.kernels.copy import FILL
 from mtia.kernels.elementwise import plan
 from mtia.kernels.grouped_matmul import mtia_grouped_matmul, mtia_grouped_matmul_w4
 from mtia.kernels.iteration import ceil_div, next_power_of_2
@@ -141,33 +143,44 @@ class Tile:
     band: int = 8
 
 
+class Remote(StrEnum):
+    """What becomes of the assignments to other ranks' experts, of tokens that reach this rank."""
+
+    DROPPED = "dropped"
+    ZEROED = "zeroed"  # their rows are set to zero where a product would be, then activated and summed like others
+    MULTIPLIED = "multiplied"  # by some local expert
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Build:
     """How a library builds the block.
 
     `gathers`: the multiply reads a token's row where it lies; else rows are first copied into the experts' order.
-    `keeps_remote`: of tokens that reach this rank, assignments to other ranks' experts are multiplied too.
+    `fuses`: the first multiply's epilogue activates (and quantises); else launches of their own do.
     `fixed_tiles`: tiles that do not look at the chip (Triton's fused kernel without a table made for the shape).
     """
 
     gathers: bool = False
-    keeps_remote: bool = False
+    fuses: bool = False
     fixed_tiles: bool = False
+    remote: Remote = Remote.DROPPED
 
 
 LIBRARY = Build()
-PORTABLE = Build(gathers=True, fixed_tiles=True)
-PORTABLE_KEEPING = Build(gathers=True, fixed_tiles=True, keeps_remote=True)
+FUSED = Build(gathers=True, fuses=True)
+PORTABLE = Build(gathers=True, fixed_tiles=True, remote=Remote.ZEROED)
+PORTABLE_MULTIPLYING = replace(PORTABLE, remote=Remote.MULTIPLIED)
 
 
 def build_of(kernel: str, version: str = "") -> Build:
-    """The build behind a kernel's name in measured data: Triton's fused kernel of vLLM or SGLang, or a library's.
-
-    SGLang before 0.5.11 multiplied remote assignments too (measured: the time does not fall with the ranks).
-    """
+    """The build behind a kernel's name in measured data: TensorRT-LLM's generated kernels, Triton's fused kernel of
+    vLLM or SGLang (which before 0.5.11 multiplied remote assignments: measured, the time does not fall with the ranks),
+    or another library's."""
     if "fused_moe_triton" in kernel:
-        return PORTABLE_KEEPING if version.startswith(("0.4", "0.5.10")) else PORTABLE
-    return PORTABLE if "triton_tritonexperts" in kernel or kernel == "vllm_fused_moe" else LIBRARY
+        return PORTABLE_MULTIPLYING if version.startswith(("0.4", "0.5.10")) else PORTABLE
+    if "triton_tritonexperts" in kernel or kernel == "vllm_fused_moe":
+        return PORTABLE
+    return FUSED if "flashinfer_trtllm" in kernel else LIBRARY
 
 
 @dataclass(frozen=True)
@@ -188,10 +201,20 @@ class Block:
     def touched(self) -> np.ndarray:
         """Rows multiplied, of the experts that have any."""
         rows = self.rows[self.rows > 0].copy()
-        if self.build.keeps_remote and len(rows):
-            arrived = min(self.tokens, int(rows.sum()))
-            rows[0] += arrived * self.topk - int(rows.sum())
+        if self.build.remote is Remote.MULTIPLIED and len(rows):
+            rows[0] += self._remote
         return rows
+
+    @property
+    def _remote(self) -> int:
+        """Assignments to other ranks' experts, of the tokens that reach this rank."""
+        local = int(self.rows.sum())
+        return min(self.tokens, local) * self.topk - local
+
+    @property
+    def zeroed(self) -> int:
+        """Rows that are carried along as zeros."""
+        return self._remote if self.build.remote is Remote.ZEROED else 0
 
     @property
     def wide(self) -> int:
@@ -200,7 +223,13 @@ class Block:
 
     @property
     def assignments(self) -> int:
+        """Rows multiplied."""
         return int(self.touched.sum())
+
+    @property
+    def carried(self) -> int:
+        """Rows between the multiplies."""
+        return self.assignments + self.zeroed
 
 
 def predict_moe(
@@ -301,45 +330,75 @@ class _Run:
         self.tables.append(table)
         return _pointing_at(table)
 
-    def _call(self, call: Call, reads: tuple[Buffer, ...], writes: tuple[Buffer, ...]) -> _Step:
-        return _Step(lambda: run_timed(trace(call, self.spec), self.spec, self.memory.residency), reads, writes)
-
     def _steps(self) -> list[_Step]:
         b, buffer = self.block, self.memory.buffer
-        bf, rows = torch.bfloat16, self.block.assignments
+        bf = torch.bfloat16
         x, out = buffer(b.tokens * b.hidden, bf), buffer(b.tokens * b.hidden, bf)
-        y1, act, y2 = buffer(rows * b.wide, bf), buffer(rows * b.inter, bf), buffer(rows * b.hidden, bf)
+        y1, act, y2 = buffer(b.carried * b.wide, bf), buffer(b.carried * b.inter, bf), buffer(b.carried * b.hidden, bf)
         w1, w2 = self.first.weights(self.memory), self.second.weights(self.memory)
         steps, weights = self._routing()
-        if rows:
-            more, rows_in = self._ready(x, b.tokens, b.hidden)
+        if not b.assignments:
+            return [*steps, self._combine(y2, weights, out)]
+        more, rows_in = self._ready(x, b.tokens, b.hidden)
+        steps += more
+        if not b.build.gathers:
+            copied = buffer(b.assignments * self.first.stored_x, b.format.x)
+            steps.append(self._permute(rows_in, copied))
+            rows_in = copied
+        steps += [self._multiply(self.first, rows_in, w1, y1), *self._zeroed(y1, b.wide)]
+        if b.build.fuses:
+            act = y1
+        else:
+            steps.append(self._activate(y1, act))
+            more, act = self._ready(act, b.carried, b.inter)
             steps += more
-            if not b.build.gathers:
-                copied = buffer(rows * self.first.stored_x, b.format.x)
-                steps.append(self._permute(rows_in, copied))
-                rows_in = copied
-            steps += [self._multiply(self.first, rows_in, w1, y1), self._activate(y1, act)]
-            more, act = self._ready(act, rows, b.inter)
-            steps += [*more, self._multiply(self.second, act, w2, y2)]
+        steps += [self._multiply(self.second, act, w2, y2), *self._zeroed(y2, b.hidden)]
         return [*steps, self._combine(y2, weights, out)]
+
+    def _rowwise(
+        self,
+        make: Callable[[int, Sequence[Buffer]], Call],
+        rows: int,
+        reads: tuple[Buffer, ...],
+        writes: tuple[Buffer, ...],
+        most: int | None = None,
+    ) -> _Step:
+        """A launch over rows of tensors, `make(rows, tensors)`. Of very many rows a share is simulated, on an SRAM with
+        that share of the bytes, and its time scaled."""
+        share = 1
+        while ceil_div(rows, share) > (most or MOST_ROWS):
+            share *= 2
+
+        def time() -> KernelTiming:
+            few, memory, tensors = rows, self.memory, [*reads, *writes]
+            if share > 1:
+                few, memory = ceil_div(rows, share), Memory(_with_sram(self.spec, share))
+                tensors = [memory.buffer(ceil(t.n_bytes / t.dtype.itemsize * few / rows), t.dtype) for t in tensors]
+                _copy_residency(self.memory, memory, list(zip([*reads, *writes], tensors, strict=True)), share)
+            timing = run_timed(trace(make(few, tensors), memory.spec), memory.spec, memory.residency)
+            return timing if share == 1 else _scaled(timing, rows / few)
+
+        return _Step(time, reads, writes)
 
     def _ready(self, x: Buffer, rows: int, columns: int) -> tuple[list[_Step], Buffer]:
         """`x` in the format that is multiplied: itself, or quantised by one launch."""
-        form = self.block.format
-        if not form.quantised:
+        if not self.block.format.quantised:
             return [], x
-        group = min(QUANTISED_GROUP, 1 << (columns & -columns).bit_length() - 1)
+        group = min(QUANTISED_GROUP, columns & -columns)
         groups = max(1, min(2048 // group, next_power_of_2(columns // group)))
         height = max(1, 2048 // (group * groups))
         out = self.memory.buffer(rows * columns, torch.float8_e4m3fn)
         scale = self.memory.buffer(rows * (columns // group), torch.float32)
-        call = Call(
-            kernel=mtia_quantize_groups,
-            grid=(ceil_div(columns // group, groups), ceil_div(rows, height)),
-            arguments=(x, out, scale, rows, columns),
-            constants=dict(ROWS=height, GROUPS=groups, GROUP=group, TOP=448.0),
-        )
-        return [self._call(call, (x,), (out, scale))], out
+
+        def call(rows: int, tensors: Sequence[Buffer]) -> Call:
+            return Call(
+                kernel=mtia_quantize_groups,
+                grid=(ceil_div(columns // group, groups), ceil_div(rows, height)),
+                arguments=(*tensors, rows, columns),
+                constants=dict(ROWS=height, GROUPS=groups, GROUP=group, TOP=448.0),
+            )
+
+        return [self._rowwise(call, rows, (x,), (out, scale))], out
 
     # --- routing ---
 
@@ -347,72 +406,122 @@ class _Run:
         b = self.block
         n = b.tokens * b.topk
         width = next_power_of_2(b.experts)
-        rows = max(1, min(8, 2048 // width, b.tokens))
+        height = max(1, min(8, 2048 // width, b.tokens))
         logits = self.memory.buffer(b.tokens * b.experts, torch.float32)
         ids, weights = self.memory.buffer(n, torch.int32), self.memory.buffer(n, torch.float32)
-        offsets = self.memory.buffer(b.experts, torch.int32)
-        route = Call(
-            kernel=kernels.mtia_route,
-            grid=(ceil_div(b.tokens, rows),),
-            arguments=(logits, ids, weights, b.tokens, b.experts),
-            constants=dict(ROWS=rows, WIDTH=width, TOPK=b.topk),
-        )
-        count = Call(
-            kernel=kernels.mtia_count_experts,
-            grid=(1,),
-            arguments=(ids, offsets, n, b.experts),
-            constants=dict(WIDTH=width, BLOCK=min(4096, max(64, next_power_of_2(n))), PAD=self.tiles[0].m),
-        )
-        return [self._call(route, (logits,), (ids, weights)), self._call(count, (ids,), (offsets,))], weights
+        offsets, sources = self.memory.buffer(b.experts, torch.int32), self.memory.buffer(2 * n, torch.int32)
+
+        def route(rows: int, tensors: Sequence[Buffer]) -> Call:
+            return Call(
+                kernel=kernels.mtia_route,
+                grid=(ceil_div(rows, height),),
+                arguments=(*tensors, rows, b.experts),
+                constants=dict(ROWS=height, WIDTH=width, TOPK=b.topk),
+            )
+
+        def count(rows: int, tensors: Sequence[Buffer]) -> Call:
+            return Call(
+                kernel=kernels.mtia_count_experts,
+                grid=(1,),
+                arguments=(*tensors, rows, b.experts),
+                constants=dict(WIDTH=width, BLOCK=min(4096, max(64, next_power_of_2(n))), PAD=self.tiles[0].m),
+            )
+
+        def place(rows: int, tensors: Sequence[Buffer]) -> Call:
+            given = self._table(np.arange(rows) % b.experts)
+            return Call(
+                kernel=kernels.mtia_place,
+                grid=(ceil_div(rows, PLACE_BLOCK),),
+                arguments=(given, tensors[1], tensors[2], tensors[2].at(rows), rows),
+                constants=dict(TOPK=b.topk, BLOCK=PLACE_BLOCK),
+            )
+
+        steps = [
+            self._rowwise(route, b.tokens, (logits,), (ids, weights)),
+            self._rowwise(count, n, (ids,), (offsets,), most=MOST_IDS),
+            self._rowwise(place, n, (ids,), (offsets, sources), most=MOST_IDS),
+        ]
+        return steps, weights
 
     def _permute(self, x: Buffer, copied: Buffer) -> _Step:
-        b = self.block
-        source = np.concatenate([np.arange(r) * b.tokens // r for r in b.touched])
-        columns = min(next_power_of_2(self.first.stored_x), 8192)
-        call = Call(
-            kernel=kernels.mtia_permute,
-            grid=(ceil_div(self.first.stored_x, columns), b.assignments),
-            arguments=(x, self._table(source), copied, self.first.stored_x),
-            constants=dict(BLOCK=columns),
-        )
-        return self._call(call, (x,), (copied,))
+        b, stored = self.block, self.first.stored_x
+        columns = min(next_power_of_2(stored), 8192)
+        rank = np.concatenate([np.arange(r) / r for r in b.touched])
+
+        def call(rows: int, tensors: Sequence[Buffer]) -> Call:
+            source = rank[:: max(1, len(rank) // rows)][:rows] * ceil(b.tokens * rows / b.assignments)
+            return Call(
+                kernel=kernels.mtia_permute,
+                grid=(ceil_div(stored, columns), rows),
+                arguments=(tensors[0], self._table(source), tensors[1], stored),
+                constants=dict(BLOCK=columns),
+            )
+
+        return self._rowwise(call, b.assignments, (x,), (copied,))
 
     def _combine(self, y: Buffer, weights: Buffer, out: Buffer) -> _Step:
         """Places of this rank's assignments spread evenly over the tokens' choices; the others lie elsewhere."""
         b = self.block
-        places = np.full(b.tokens * b.topk, -1, np.int64)
-        local = int(b.rows.sum())
-        places[np.linspace(0, places.size - 1, local).astype(np.int64)] = np.arange(local)
+        local = int(b.rows.sum()) + b.zeroed
         columns = min(next_power_of_2(b.hidden), 4096)
-        call = Call(
-            kernel=kernels.mtia_combine,
-            grid=(ceil_div(b.hidden, columns), b.tokens),
-            arguments=(y, self._table(places), weights, out, b.hidden),
-            constants=dict(TOPK=b.topk, BLOCK=columns),
-        )
-        return self._call(call, (y, weights), (out,))
+
+        def call(rows: int, tensors: Sequence[Buffer]) -> Call:
+            here = min(rows * b.topk, ceil(local * rows / b.tokens))
+            places = np.full(rows * b.topk, -1, np.int64)
+            places[np.linspace(0, places.size - 1, here).astype(np.int64)] = np.arange(here)
+            return Call(
+                kernel=kernels.mtia_combine,
+                grid=(ceil_div(b.hidden, columns), rows),
+                arguments=(tensors[0], self._table(places), tensors[1], tensors[2], b.hidden),
+                constants=dict(TOPK=b.topk, BLOCK=columns),
+            )
+
+        return self._rowwise(call, b.tokens, (y, weights), (out,))
 
     # --- experts ---
 
     def _multiply(self, problem: Grouped, x: Buffer, w: Buffer, out: Buffer) -> _Step:
         return _Step(lambda: time_grouped(problem, self.memory, (x, w, out)), (x, w), (out,))
 
+    def _zeroed(self, y: Buffer, columns: int) -> list[_Step]:
+        """Rows of remote assignments set to zero."""
+        if not self.block.zeroed:
+            return []
+        like = torch.empty((1,), dtype=torch.bfloat16, device="meta")
+
+        def call(rows: int, tensors: Sequence[Buffer]) -> Call:
+            shape = (rows * columns,)
+            found = plan(FILL, shape, [like.expand(shape).contiguous()], ("out",), ("value",), torch.float32)
+            return Call(kernel=found.kernel, grid=found.grid, arguments=(tensors[0], 0.0, *found.integers))
+
+        rows = y.at((self.block.carried - self.block.zeroed) * columns)
+        return [self._rowwise(call, self.block.zeroed, (), (rows,))]
+
     def _activate(self, y: Buffer, act: Buffer) -> _Step:
-        b, rows = self.block, self.block.assignments
-        both = torch.empty((rows, 2 * b.inter), dtype=torch.bfloat16, device="meta")
-        one = torch.empty((rows, b.inter), dtype=torch.bfloat16, device="meta")
-        tensors = [one, both[:, : b.inter], both[:, b.inter :]] if b.gated else [one, one, one]
-        names = (*SILU_MUL.outputs, *SILU_MUL.inputs)
-        found = plan(SILU_MUL, (rows, b.inter), tensors, names, (), torch.float32)
-        second = y.at(b.inter) if b.gated else y
-        call = Call(kernel=found.kernel, grid=found.grid, arguments=(act, y, second, *found.integers))
-        return self._call(call, (y,), (act,))
+        b = self.block
+
+        def call(rows: int, tensors: Sequence[Buffer]) -> Call:
+            both = torch.empty((rows, b.wide), dtype=torch.bfloat16, device="meta")
+            one = torch.empty((rows, b.inter), dtype=torch.bfloat16, device="meta")
+            halves = [one, both[:, : b.inter], both[:, b.inter :]] if b.gated else [one, one, one]
+            names = (*SILU_MUL.outputs, *SILU_MUL.inputs)
+            found = plan(SILU_MUL, (rows, b.inter), halves, names, (), torch.float32)
+            second = tensors[0].at(b.inter) if b.gated else tensors[0]
+            return Call(
+                kernel=found.kernel, grid=found.grid, arguments=(tensors[1], tensors[0], second, *found.integers)
+            )
+
+        return self._rowwise(call, b.carried, (y,), (act,))
 
 
 # --- the grouped multiply, by slices ----------------------------------------------------------------------------------
 
 QUANTISED_GROUP = 128  # columns that share a scale, at most
-FEW_STEPS = 6  # a depth of so many steps is simulated whole
+MOST_ROWS = 2048  # of a launch over rows that are simulated
+MOST_IDS = 1 << 15  # assignments that are simulated
+PLACE_BLOCK = 256
+FEW_STEPS = 8  # a depth of so many steps is simulated whole
+STAGES = 3  # slots of a library's tiles
 FEW_WAVES = 8  # so many rounds of programs on every PE are simulated whole
 
 
@@ -575,24 +684,27 @@ def fixed_tile(block: Block) -> Tile:
 
 
 def choose_tile(problem: Grouped) -> Tile:
-    """The tile with the least estimated time."""
+    """The tile with the least estimated time; its depth is the largest of which `STAGES` fit."""
     most = 2 * problem.rows.max(initial=1)
     candidates = [
-        Tile(m, n, k)
+        Tile(m, n, k, STAGES)
         for m in (16, 32, 64, 128)
         for n in (32, 64, 128, 256)
-        for k in (64, 128, 256)
-        if (m == 16 or m < most) and _fits(problem, m, n, k)
+        if (m == 16 or m < most) and (k := _depth(problem, m, n))
     ]
     return min(candidates, key=lambda tile: _estimate(problem, tile))
 
 
+def _depth(problem: Grouped, m: int, n: int) -> int:
+    room = problem.spec.pe.local_memory_bytes - m * n * 2
+    deepest = min(512, next_power_of_2(problem.k))
+    return next(
+        (k for k in (512, 256, 128, 64) if k <= deepest and STAGES * _step_bytes(problem.form, m, n, k) <= room), 0
+    )
+
+
 def _step_bytes(form: Format, m: int, n: int, k: int) -> float:
     return k * (m * form.x.itemsize / form.x_depth + n * form.weight.itemsize / form.weight_depth)
-
-
-def _fits(problem: Grouped, m: int, n: int, k: int) -> bool:
-    return 2 * _step_bytes(problem.form, m, n, k) + m * n * 2 <= problem.spec.pe.local_memory_bytes
 
 
 def _estimate(problem: Grouped, tile: Tile) -> float:
@@ -612,4 +724,15 @@ def _estimate(problem: Grouped, tile: Tile) -> float:
     return latency + 0.75 * max(alone, shared, fetched) + 0.25 * (alone + shared + fetched)
 
 
-__all__ = ["LIBRARY", "PORTABLE", "PORTABLE_KEEPING", "Block", "Build", "build_of", "expert_rows", "predict_moe"]
+__all__ = [
+    "FUSED",
+    "LIBRARY",
+    "PORTABLE",
+    "PORTABLE_MULTIPLYING",
+    "Block",
+    "Build",
+    "Remote",
+    "build_of",
+    "expert_rows",
+    "predict_moe",
+]
