@@ -91,6 +91,7 @@ class DpeSpec:
     accumulator_bytes: int  # accumulators held by the reduction engine (or CREG)
     operand_bytes_per_cycle: int  # local memory to DPE
     sparse_2_4: bool = False
+    narrow_weights: bool = True  # an 8-bit result may be an operand again without its fragments being rearranged
     separate_accumulators: bool = True  # not the vector cores' registers: multiplies run on beside vector work
 
 
@@ -183,6 +184,7 @@ class LaunchSpec:
     start_s: float  # work-queue engines fetch, PEs start (first program instance)
     replace_s: float  # a following queued job replaces a finished one (back to back)
     finish_s: float  # completion barrier and report
+    program_s: float = 0.0  # a program instance that is a block of its own is set up: threads, barriers, descriptors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

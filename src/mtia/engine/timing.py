@@ -50,7 +50,7 @@ def run_timed(
     """Time, energy and traffic of one launch. `residency` (what SRAM holds before; default nothing) is only read.
 
     `resident`: programs that a PE holds at once, each with buffers of its own, the next beginning when one has ended
-    (blocks of a GPU). Default: programs follow each other as far as circular buffers let them.
+    and then taking `launch.program_s` to be set up (blocks of a GPU). Default: programs follow each other as far as circular buffers let them.
     """
     schedule = compile_schedule(trace, spec)
     touched = footprints(trace, schedule.accesses)
@@ -152,6 +152,7 @@ class _CLaunch(ctypes.Structure):
         ("max_spans", _I64),
         ("span_pes", _I32),
         ("resident_programs", _I32),
+        ("program_fs", _I64),
     )
 
 
@@ -209,6 +210,7 @@ class _Call:
         self._program(trace, spec, schedule, once)
         self._machine(spec)
         self.launch.resident_programs = resident
+        self.launch.program_fs = round(spec.launch.program_s * FS_PER_S)
         while self.launch.ring < resident + 1:
             self.launch.ring *= 2
         self._resident(residency)

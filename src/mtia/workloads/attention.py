@@ -103,14 +103,25 @@ def predict_prefill(
     operands are multiplied in whichever of the two types is faster. Raises BadProblem and UnsupportedDtype.
     """
     problem = _problem("prefill attention", spec, batch, seq, heads, kv_heads, head_dim, window, attn_dtype, kv_dtype)
-    narrowed = problem.cache.element.itemsize < problem.math.element.itemsize
-    options = [problem]
-    if narrowed and problem.cache.mac in spec.pe.dpe.mac_per_cycle:
-        options.append(replace(problem, math=problem.cache))
-    choices = [(p, choose_prefill(spec, p)) for p in options]
+    given = problem.math
+    choices = [(p, choose_prefill(spec, p)) for p in _multiplied_in(spec, problem)]
     problem, choice = min(choices, key=lambda pair: pair[1].seconds)
-    launches = [_time_store(spec, problem, _FORMATS[attn_dtype]), _time_prefill(spec, problem, choice)]
+    launches = [_time_store(spec, problem, given), _time_prefill(spec, problem, choice)]
+    if problem.math.element.itemsize < given.element.itemsize:
+        launches.insert(0, _time_narrowed_queries(spec, problem, given))
     return predicted(spec, protocol, launches, how=str(choice))
+
+
+def _multiplied_in(spec: ChipSpec, p: Attention) -> list[Attention]:
+    """The problem in the types that its blocks may be multiplied in: the operands' or that of a narrower cache.
+
+    Weights leave the softmax as accumulators and are operands at once. Where both are registers their layouts agree for
+    16-bit types alone, and libraries convert 8-bit operands up.
+    """
+    if not spec.pe.dpe.narrow_weights:
+        return [replace(p, math=_BF16) if p.math is _FP8 else p]
+    narrower = p.cache.element.itemsize < p.math.element.itemsize and p.cache.mac in spec.pe.dpe.mac_per_cycle
+    return [p, replace(p, math=p.cache)] if narrower else [p]
 
 
 def predict_decode(
@@ -459,12 +470,20 @@ def _forward(p: Attention, c: PrefillChoice, tensors: tuple[Buffer, ...], progra
 
 
 def _time_store(spec: ChipSpec, p: Attention, source: _Format) -> KernelTiming:
-    """Keys and values converted into the cache."""
+    """Keys and values written to the cache."""
+    return _time_conversion(spec, p.batch * p.seq, p.kv_heads * p.head_dim, source, p.cache)
+
+
+def _time_narrowed_queries(spec: ChipSpec, p: Attention, source: _Format) -> KernelTiming:
+    """Queries converted, in two halves side by side."""
+    return _time_conversion(spec, ceil_div(p.batch * p.seq, 2), p.heads * p.head_dim, source, p.math)
+
+
+def _time_conversion(spec: ChipSpec, tokens: int, row: int, source: _Format, target: _Format) -> KernelTiming:
+    """Two tensors [tokens, row] read in one type and written in another."""
     memory = Memory(spec)
-    row = p.kv_heads * p.head_dim
-    tokens = p.batch * p.seq
     given = [memory.buffer(tokens * row, source.element) for _ in range(2)]
-    cache = [memory.buffer(tokens * row, p.cache.element) for _ in range(2)]
+    cache = [memory.buffer(tokens * row, target.element) for _ in range(2)]
     rows = max(1, STORE_ROWS * 128 // next_power_of_2(row))
     programs = ceil_div(tokens, rows)
     waves = ceil_div(programs, spec.grid.n_pes)

@@ -72,6 +72,7 @@ struct MtiaLaunch {
     double tolerance_frac;
     i64 max_spans;
     i32 span_pes, resident_programs;
+    i64 program_fs;  // to set a block up
 };
 
 struct MtiaSpan {
@@ -513,6 +514,8 @@ class Simulation {
             }
         }
         pe.program_end_fs[pe.core_q & (ring_ - 1)] = 0;
+        pe.core_free_fs += in_.program_fs;
+        pe.core_parts.fs[P_LATENCY] += in_.program_fs;
     }
 
     void advance(Pe &pe) {
