@@ -9,6 +9,7 @@ is the 90th percentile of |ln(predicted / measured)| over the *other* chips, sam
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import exp, hypot, log, sqrt
@@ -25,6 +26,7 @@ from mtia.validate.run import run_cases
 
 # Student's t, 95th percentile, by degrees of freedom: the spread is estimated from a few draws
 _T95 = {2: 2.920, 3: 2.353, 4: 2.132, 5: 2.015, 6: 1.943, 7: 1.895, 9: 1.833, 11: 1.796, 15: 1.753, 31: 1.696}
+_LINKS = re.compile(r"^scale_(up|out)\..*(_s|_per_cycle|_frac)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,8 @@ def drawn(spec: ChipSpec, n_draws: int) -> list[ChipSpec]:
 
 def _is_moved(key: str, figure: Figure) -> bool:
     low, high = figure.source.low, figure.source.high
-    return bool(moves(key)) and low is not None and high is not None and low < high
+    moved = bool(moves(key)) or bool(_LINKS.match(key))  # links are no part of a chip alone: `moves` leaves them
+    return moved and low is not None and high is not None and low < high
 
 
 def _order(key: str, n: int) -> list[int]:
