@@ -48,7 +48,7 @@ KEYS = ("launch.replace_s", "dram.efficiency_frac", "power.mac_j")
 
 def test_it_finds_the_figures_that_made_the_data():
     fit = fitting.calibrate(H100, measured_on(truth()), KEYS, rounds=7, predict=roofline_s)
-    assert fit.objective < 0.01 < fit.before
+    assert fit.objective < 0.02 < fit.before
     assert fit.fitted.launch.replace_s == pytest.approx(1.2e-6, rel=0.05)
     assert fit.fitted.dram.efficiency_frac == pytest.approx(0.87, rel=0.01)
     assert fit.fitted.power.mac_j["fp8"] / H100.power.mac_j["fp8"] == pytest.approx(1.2, rel=0.03)

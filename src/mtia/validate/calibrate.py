@@ -177,14 +177,44 @@ def _stepped(descent: _Descent, fit: Fit, knob: Knob, step: float) -> tuple[dict
 
 
 class _Descent:
+    """The objective of factors. Latencies are affine in the figures of the launch path, so that each of those costs one
+    prediction of the sample and none while it is fitted; the others are predicted anew."""
+
     def __init__(self, spec: ChipSpec, cases: Sequence[Case], knobs: Sequence[Knob], predict: Predict) -> None:
         self.spec, self.cases, self.knobs, self.predict = spec, cases, knobs, predict
         self.n_evaluations = 0
+        self.known: dict[tuple[float, ...], list[float]] = {}
+        self.launch_knobs = [k for k in knobs if k.key.startswith("launch.")]
+        self.rate_knobs = [k for k in knobs if k not in self.launch_knobs]
+        self.per_factor = {k.key: self._launches(k) for k in self.launch_knobs}
 
     def objective(self, factors_ln: Mapping[str, float]) -> float:
+        at = tuple(factors_ln[k.key] for k in self.rate_knobs)
+        if at not in self.known:
+            self.known[at] = self._predicted({**factors_ln, **{k.key: 0.0 for k in self.launch_knobs}})
+        total = 0.0
+        for i, (case, seconds) in enumerate(zip(self.cases, self.known[at], strict=True)):
+            more = sum(self.per_factor[k.key][i] * (exp(factors_ln[k.key]) - 1) for k in self.launch_knobs)
+            total += abs(log(max(seconds + more, 1e-9) / case.measured_s))
+        return total / len(self.cases)
+
+    def _launches(self, knob: Knob) -> list[float]:
+        """Seconds of each case that are this figure's, at factor 1."""
+        step = knob.high if knob.high > -knob.low else knob.low
+        none = {k.key: 0.0 for k in self.knobs}
+        before, after = self._plain(), self._predicted({**none, knob.key: step})
+        return [(b - a) / (exp(step) - 1) for a, b in zip(before, after, strict=True)] if step else [0.0] * len(before)
+
+    def _plain(self) -> list[float]:
+        at = (0.0,) * len(self.rate_knobs)
+        if at not in self.known:
+            self.known[at] = self._predicted({k.key: 0.0 for k in self.knobs})
+        return self.known[at]
+
+    def _predicted(self, factors_ln: Mapping[str, float]) -> list[float]:
         self.n_evaluations += 1
         spec = varied(self.spec, self.knobs, factors_ln)
-        return sum(abs(log(self.predict(case, spec) / case.measured_s)) for case in self.cases) / len(self.cases)
+        return [self.predict(case, spec) for case in self.cases]
 
 
 def predicted_s(case: Case, spec: ChipSpec) -> float:

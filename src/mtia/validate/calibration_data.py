@@ -44,7 +44,7 @@ def _chip_name(system: str) -> str:
 def columns_of(title: str, before: Mapping[str, Errors], after: Mapping[str, Errors]) -> Table:
     """Errors by file, before -> after."""
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for heading in ("file", "rows", "mean", "median", "p90", "bias", "|ln|"):
+    for heading in ("file", "rows", "mean %", "median %", "p90 %", "bias %", "|ln|"):
         table.add_column(heading, justify="left" if heading == "file" else "right", no_wrap=True)
     for name, old in before.items():
         table.add_row(name, str(old.n), *_cells(old, after[name]))
@@ -54,8 +54,8 @@ def columns_of(title: str, before: Mapping[str, Errors], after: Mapping[str, Err
 def _cells(old: Errors, new: Errors) -> Sequence[str]:
     percent = [(old.mean_frac, new.mean_frac), (old.median_frac, new.median_frac), (old.p90_frac, new.p90_frac),
                (old.bias_frac, new.bias_frac)]  # fmt: skip
-    shown = [f"{100 * a:.1f} → {100 * b:.1f} %" for a, b in percent]
-    return [*shown, f"{old.mean_abs_ln:.3f} → {new.mean_abs_ln:.3f}"]
+    shown = [f"{100 * a:.1f}→{100 * b:.1f}" for a, b in percent]
+    return [*shown, f"{old.mean_abs_ln:.3f}→{new.mean_abs_ln:.3f}"]
 
 
 __all__ = ["columns_of", "rows_of"]
