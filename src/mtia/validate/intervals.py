@@ -3,7 +3,8 @@
 Two parts, taken as independent. Figures that nobody published have ranges: the prediction is made on chips drawn from
 them (a Latin hypercube over all assumed and calibrated figures, logarithmic where a range allows), and the spread of
 its logarithm gives the first part. The engine leaves a residual even on chips whose figures are known: the second part
-is the 90th percentile of |ln(predicted / measured)| over the *other* chips, same operator. Neither looks at the row.
+is the 90th percentile of |ln(predicted / measured)| over the *other* chips, same operator, less what the ranges of
+their figures explain. Neither looks at the row.
 """
 
 from __future__ import annotations
@@ -116,14 +117,17 @@ def intervals(
     draws = {system: drawn(spec, n_draws) for system, spec in specs.items()}
     cases = [row.case for row in rows]
     runs = [_run(cases, {s: made[i] for s, made in draws.items()}, jobs, progress) for i in range(n_draws)]
-    engine = _residuals(rows)
-    found = []
-    for place, row in enumerate(rows):
+    halves: list[float | None] = []
+    for place in range(len(rows)):
         times = [run[place] for run in runs]
-        if all(t is not None for t in times):
-            half = _half_width([log(t) for t in times if t is not None])
-            found.append(Interval(row=row, figures=half, engine=engine[place]))
-    return found
+        logs = [log(t) for t in times if t is not None]
+        halves.append(_half_width(logs) if len(logs) == n_draws else None)
+    engine = _residuals(rows, halves)
+    return [
+        Interval(row=row, figures=half, engine=engine[place])
+        for place, (row, half) in enumerate(zip(rows, halves, strict=True))
+        if half is not None
+    ]
 
 
 def _run(
@@ -142,17 +146,22 @@ def _half_width(logs: Sequence[float]) -> float:
     return t * float(np.std(logs, ddof=1)) * sqrt(1 + 1 / n)
 
 
-def _residuals(rows: Sequence[RowResult]) -> list[float | None]:
-    """By row: the 90th percentile of |ln| over the same table and operator on other chips."""
-    groups: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for row in rows:
-        groups.setdefault((row.case.table, row.case.operator), {}).setdefault(row.chip, []).append(abs(row.ln))
-    found: list[float | None] = []
-    for row in rows:
-        others = groups[row.case.table, row.case.operator]
-        pool = [value for chip, values in others.items() if chip != row.chip for value in values]
-        found.append(float(np.quantile(pool, 0.9)) if pool else None)
-    return found
+def _residuals(rows: Sequence[RowResult], halves: Sequence[float | None]) -> list[float | None]:
+    """By row: what of the 90th percentile of |ln|, same table and operator on other chips, figures do not explain."""
+    groups: dict[tuple[str, str], list[tuple[str, float, float]]] = {}
+    for row, half in zip(rows, halves, strict=True):
+        key = (row.case.table, row.case.operator)
+        groups.setdefault(key, []).append((row.chip, abs(row.ln), half or 0.0))
+    return [_residual([o for o in groups[r.case.table, r.case.operator] if o[0] != r.chip]) for r in rows]
+
+
+def _residual(others: Sequence[tuple[str, float, float]]) -> float | None:
+    """From (chip, |ln|, half width by figures) of each row."""
+    if not others:
+        return None
+    off = float(np.quantile([ln for _, ln, _ in others], 0.9))
+    explained = float(np.mean([half**2 for _, _, half in others]))
+    return sqrt(max(0.0, off**2 - explained))
 
 
 def coverage(found: Sequence[Interval], key: Callable[[RowResult], str]) -> list[Coverage]:
