@@ -344,7 +344,7 @@ def _pcie() -> dict[str, dict[str, Any]]:
         "scale_up.multicast": _derived(False, "link: PCIe"),
         "scale_up.efficiency_frac": _assumed(0.64, why, 1.3),
         "scale_up.group_chips": {"value": 2, "source": {"kind": "assumed", "low": 1, "high": 8, "why": why}},
-        "scale_up.bridge_bytes_per_s": _assumed(1.15e10, why, 3.0),
+        "scale_up.bridge_bytes_per_s": _assumed(1.1e10, why, 3.0),
     }
 
 

@@ -108,10 +108,13 @@ def ring_broadcast(site: Site, transport: Transport, n_bytes: float) -> Plan | N
 
 
 def direct_all_to_all(site: Site, transport: Transport, n_bytes: float) -> Plan | None:
-    """Every rank stores its part for each peer at once; its own part is copied meanwhile."""
+    """Every rank stores its part for each peer at once; its own part is copied meanwhile.
+
+    Message engines do so only with what goes unannounced; libraries do not use lines here.
+    """
     ranks = site.fabric.ranks
     part = n_bytes / ranks
-    if transport.name == "line":
+    if transport.name == "line" or (transport.entry_s and not transport.staged):
         return None
     sent = part * (ranks - 1)
     flag_s = site.fabric.hop_s - transport.step_s  # nobody passes it on: one flag at the end, no chain of fences
@@ -122,7 +125,7 @@ def direct_all_to_all(site: Site, transport: Transport, n_bytes: float) -> Plan 
 
 def pairwise_all_to_all(site: Site, transport: Transport, n_bytes: float) -> Plan | None:
     """One peer after the other, each transfer announced: how message engines move what does not fit a mailbox."""
-    if transport.staged:
+    if not transport.entry_s or transport.staged:
         return None
     ranks = site.fabric.ranks
     part = n_bytes / ranks
@@ -182,7 +185,7 @@ def _shots(site: Site, transport: Transport, name: str, shots: list[Step]) -> Pl
 def multicast_all_reduce(site: Site, transport: Transport, n_bytes: float) -> Plan | None:
     """Copies into shared buffers; each rank has the switch add its share of all and spread the sum; copies out."""
     fabric = site.fabric
-    if not fabric.multicasts or transport.staged:
+    if not fabric.multicasts or fabric.spans_domains or transport.staged:
         return None
     share = n_bytes / fabric.ranks
     whole = Step(sends_bytes=n_bytes + share, beside_bytes=2 * (n_bytes + share),
@@ -194,7 +197,7 @@ def multicast_all_reduce(site: Site, transport: Transport, n_bytes: float) -> Pl
 
 
 def tree_all_reduce(site: Site, transport: Transport, n_bytes: float) -> Plan | None:
-    """Up and down a binary tree in pieces; two trees share the work, so each rank passes on all bytes both ways."""
+    """Up and down a tree in pieces; two trees share the work, so each rank passes on all bytes both ways."""
     return _tree(site, transport, n_bytes, ways=2, adds=True)
 
 
@@ -203,10 +206,11 @@ def tree_broadcast(site: Site, transport: Transport, n_bytes: float) -> Plan | N
 
 
 def _tree(site: Site, transport: Transport, n_bytes: float, *, ways: int, adds: bool) -> Plan | None:
-    """Where ranks span domains: inside one, a ring's steps are as short and its links no worse used."""
+    """A binary tree of domains, each a chain of its ranks, or one step through a switch that adds and spreads."""
     if not site.fabric.spans_domains:
         return None
-    depth = max(1, ceil(log2(site.fabric.ranks)))
+    near = 1 if site.fabric.multicasts else ceil(site.fabric.ranks / site.fabric.n_nodes) - 1
+    depth = near + ceil(log2(site.fabric.n_nodes))
     return _pipeline(site, transport, "tree", n_bytes, hops=ways * depth, ways=ways, adds=adds)
 
 
@@ -223,11 +227,11 @@ def _pipeline(site: Site, transport: Transport, name: str, n_bytes: float, *, ho
 
 # --- what there is ---------------------------------------------------------------------------------------------------
 
-RINGS: dict[Collective, tuple[Algorithm, ...]] = {
+ALGORITHMS: dict[Collective, tuple[Algorithm, ...]] = {
     Collective.ALL_REDUCE: (ring_all_reduce, tree_all_reduce, multicast_all_reduce),
     Collective.ALL_GATHER: (ring_all_gather,),
     Collective.REDUCE_SCATTER: (ring_reduce_scatter,),
-    Collective.ALL_TO_ALL: (direct_all_to_all,),
+    Collective.ALL_TO_ALL: (direct_all_to_all, pairwise_all_to_all),
     Collective.BROADCAST: (ring_broadcast, tree_broadcast),
     Collective.SEND_RECV: (send_recv,),
 }

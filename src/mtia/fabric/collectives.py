@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
 from mtia.chips.spec import ChipSpec
 from mtia.errors import BadProblem, did_you_mean
-from mtia.fabric.algorithms import (
-    RINGS,
-    Algorithm,
-    Collective,
-    Site,
-    direct_all_to_all,
-    multicast_all_reduce,
-    one_shot_all_reduce,
-    pairwise_all_to_all,
-    two_shot_all_reduce,
-)
+from mtia.fabric.algorithms import ALGORITHMS, Collective, Site, one_shot_all_reduce, two_shot_all_reduce
 from mtia.fabric.steps import Plan, PlanTime, time_plan
 from mtia.fabric.topology import fabric_of, scale_up_of
 from mtia.fabric.transport import Transport, transports_of
@@ -49,6 +40,11 @@ class CollectiveTime:
         """What takes most of it: launch, links, movers or waiting."""
         parts = self.parts
         return max(parts, key=lambda part: parts[part])
+
+    @property
+    def pes_taken(self) -> int:
+        """PEs it keeps from kernels that run meanwhile: none where message engines drive it."""
+        return self.timed.plan.pes_taken if self.timed else 0
 
     @property
     def parts(self) -> dict[str, float]:
@@ -86,31 +82,39 @@ def _timed(spec: ChipSpec, op: Collective, n_bytes: int, ranks: int, dtype: str,
     return CollectiveTime(seconds=best.seconds + best.plan.launch_s, launch_s=best.plan.launch_s, timed=best, how=how)
 
 
+def time_all_to_all_v(spec: ChipSpec, sent_bytes: Sequence[Sequence[int]], *, dtype: str = "bfloat16",
+                      ranks_per_node: int | None = None) -> CollectiveTime:  # fmt: skip
+    """An all-to-all of uneven parts: `sent_bytes[i][j]` go from rank i to rank j (what a rank keeps is copied).
+
+    It lasts as long as an even one in which every rank sends what the busiest sends or receives. Raises BadProblem
+    where the table is not square.
+    """
+    ranks = len(sent_bytes)
+    if not ranks or any(len(row) != ranks for row in sent_bytes):
+        raise BadProblem("all_to_all_v", argument="sent_bytes", value=[len(row) for row in sent_bytes],
+                         allowed="one row per rank, each with one entry per rank")  # fmt: skip
+    out = [sum(row) - row[i] for i, row in enumerate(sent_bytes)]
+    into = [sum(row[j] for row in sent_bytes) - sent_bytes[j][j] for j in range(ranks)]
+    even = max(*out, *into) * ranks // (ranks - 1) if ranks > 1 else 0
+    return time_collective(spec, Collective.ALL_TO_ALL, even, ranks, dtype=dtype, ranks_per_node=ranks_per_node)
+
+
 def plans_of(spec: ChipSpec, op: Collective, n_bytes: int, ranks: int, dtype: str = "bfloat16",
              ranks_per_node: int | None = None, method: Method = Method.STANDARD,
              peer_reads_launch_s: float = 0.0) -> list[Plan]:  # fmt: skip
     """Every plan that could run, in a fixed order."""
     fabric = fabric_of(spec, ranks, ranks_per_node=ranks_per_node)
+    if op is Collective.ALL_REDUCE and dtype not in SWITCH_ADDS:
+        fabric = replace(fabric, multicasts=False)
     memory = spec.dram.bytes_per_s * spec.dram.efficiency_frac
     site = Site(fabric=fabric, memory_bytes_per_s=memory, launch_s=scale_up_of(spec).launch_s)
-    quick = Site(fabric=fabric, memory_bytes_per_s=memory, launch_s=peer_reads_launch_s)
     transports = transports_of(spec, fabric, ELEMENT_BYTES[dtype])
-    pairs = [(site, t, a) for a in _standard(spec, op, dtype) for t in transports]
+    runs = [(site, transport, algorithm) for algorithm in ALGORITHMS[op] for transport in transports]
     if method is Method.PEER_READS and op is Collective.ALL_REDUCE:
-        reads = _reads(transports)
-        pairs += [(quick, reads, one_shot_all_reduce), (quick, reads, two_shot_all_reduce)]
-    return [plan for where, t, algorithm in pairs if (plan := algorithm(where, t, float(n_bytes))) is not None]
-
-
-def _standard(spec: ChipSpec, op: Collective, dtype: str) -> tuple[Algorithm, ...]:
-    if op is Collective.ALL_TO_ALL and scale_up_of(spec).message_engines:
-        return direct_all_to_all_by_mailbox, pairwise_all_to_all
-    return tuple(a for a in RINGS[op] if a is not multicast_all_reduce or dtype in SWITCH_ADDS)
-
-
-def direct_all_to_all_by_mailbox(site: Site, transport: Transport, n_bytes: float) -> Plan | None:
-    """Unannounced transfers only."""
-    return direct_all_to_all(site, transport, n_bytes) if transport.staged else None
+        quick = replace(site, launch_s=peer_reads_launch_s)
+        runs += [(quick, _reads(transports), shots) for shots in (one_shot_all_reduce, two_shot_all_reduce)]
+    plans = (algorithm(where, transport, float(n_bytes)) for where, transport, algorithm in runs)
+    return [plan for plan in plans if plan is not None]
 
 
 def _reads(transports: tuple[Transport, ...]) -> Transport:
@@ -122,8 +126,8 @@ def _reads(transports: tuple[Transport, ...]) -> Transport:
 def _collective(op: Collective | str) -> Collective:
     word = {"alltoall": "all_to_all"}.get(str(op), str(op))
     if word not in tuple(Collective):
-        raise BadProblem("collective", argument="op", value=op,
-                         allowed=f"known: {', '.join(Collective)}{did_you_mean(word, Collective)}")  # fmt: skip
+        near = did_you_mean(word, map(str, Collective))
+        raise BadProblem("collective", argument="op", value=op, allowed=f"known: {', '.join(Collective)}.{near}")
     return Collective(word)
 
 
@@ -134,7 +138,7 @@ def _check(op: Collective, n_bytes: int, ranks: int, dtype: str) -> None:
         raise BadProblem(op, argument="n_bytes", value=n_bytes, allowed="at least 0")
     if DTYPE_NAMES.get(dtype, dtype) not in ELEMENT_BYTES:
         raise BadProblem(op, argument="dtype", value=dtype,
-                         allowed=f"known: {', '.join(ELEMENT_BYTES)}{did_you_mean(dtype, ELEMENT_BYTES)}")  # fmt: skip
+                         allowed=f"known: {', '.join(ELEMENT_BYTES)}.{did_you_mean(dtype, ELEMENT_BYTES)}")  # fmt: skip
 
 
-__all__ = ["Collective", "CollectiveTime", "Method", "plans_of", "time_collective"]
+__all__ = ["Collective", "CollectiveTime", "Method", "plans_of", "time_all_to_all_v", "time_collective"]

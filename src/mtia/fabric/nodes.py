@@ -43,7 +43,7 @@ def node(name: str) -> Node:
     known = nodes()
     if name not in known:
         raise BadProblem("machine", argument="name", value=name,
-                         allowed=f"known: {', '.join(known)}{did_you_mean(name, known)}")  # fmt: skip
+                         allowed=f"known: {', '.join(known)}.{did_you_mean(name, known)}")  # fmt: skip
     return known[name]
 
 

@@ -62,6 +62,16 @@ class Plan:
         """Bytes of data one rank puts on its links."""
         return sum(step.sends_bytes for step in self.steps)
 
+    @property
+    def pes_taken(self) -> int:
+        """PEs that kernels cannot have meanwhile: all that move data, none where message engines do."""
+        transport = self.transport
+        if transport.entry_s:
+            return 0
+        most = max((step.sends_bytes / step.peers for step in self.steps), default=0.0)
+        crew = self.movers_per_peer or transport.movers(most)
+        return min(transport.pes, ceil(crew * max(step.peers for step in self.steps)))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanTime:
@@ -81,12 +91,13 @@ def time_plan(plan: Plan) -> PlanTime:
     """Runs the steps loop by loop (a loop holds what the movers pass on at once), slice by slice."""
     transport = plan.transport
     n_loops = _loops(plan)
-    slices = 1 if transport.entry_s and any(step.adds_bytes for step in plan.steps) else transport.slices
+    slices = transport.slices
     work = [_work_fs(plan, step.part(1 / (n_loops * slices))) for step in plan.steps]
     latency = [s_to_fs(_latency_s(plan, step, n_loops)) for step in plan.steps]
+    whole = [bool(transport.entry_s and step.adds_bytes) for step in plan.steps]
     now, marks = 0, [0]
     for _ in range(min(n_loops, STEADY_LOOPS)):
-        now = _loop(work, latency, [s.awaits for s in plan.steps], slices, now)
+        now = _loop(work, latency, [s.awaits for s in plan.steps], whole, slices, now)
         marks.append(now)
     now += (n_loops - len(marks) + 1) * (marks[-1] - marks[-2])
     busy = n_loops * slices * sum(work)
@@ -94,11 +105,19 @@ def time_plan(plan: Plan) -> PlanTime:
     return PlanTime(plan=plan, seconds=fs_to_s(now) + transport.start_s, busy_s=fs_to_s(busy), link_s=link)
 
 
-def _loop(work: Sequence[int], latency: Sequence[int], awaited: Sequence[bool], slices: int, start: int) -> int:
-    """When a rank that begins at `start` has done all steps of one loop, each in so many slices."""
+def _loop(work: Sequence[int], latency: Sequence[int], awaited: Sequence[bool], whole: Sequence[bool], slices: int,
+          start: int) -> int:  # fmt: skip
+    """When a rank that begins at `start` has done all steps of one loop, each in so many slices.
+
+    `whole`: steps that begin when all slices are there and pass them on together.
+    """
     now = start
     arrived = [start] * slices
-    for duration, wait, awaits in zip(work, latency, awaited, strict=True):
+    for duration, wait, awaits, is_whole in zip(work, latency, awaited, whole, strict=True):
+        if is_whole:
+            now = max(now, *arrived) + slices * duration
+            arrived = [now + wait] * slices
+            continue
         for piece in range(slices):
             now = (max(now, arrived[piece]) if awaits else now) + duration
             arrived[piece] = max(arrived[piece], now + wait)
@@ -116,8 +135,7 @@ def _latency_s(plan: Plan, step: Step, n_loops: int) -> float:
 def _loops(plan: Plan) -> int:
     """Rounds through all steps: no mover passes on more than a chunk per step."""
     most = max((s.sends_bytes for s in plan.steps), default=0.0)
-    movers = plan.transport.movers(most)
-    return max(1, -(-int(most) // (movers * plan.transport.chunk_bytes)))
+    return max(1, ceil(most / (plan.transport.pes * plan.transport.chunk_bytes)))
 
 
 def _work_fs(plan: Plan, step: Step) -> int:

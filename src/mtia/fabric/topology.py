@@ -35,7 +35,7 @@ class Fabric:
     hop_s: float  # one step with flags in the data, mean over the hops of a ring
     bulk_hop_s: float  # the same for a step in bulk
     far_s: float  # the longest single hop
-    multicasts: bool
+    multicasts: bool  # the switch adds for all ranks of a domain in one step, and spreads
     peer_reads: bool  # a rank can load from any other's memory
 
     @property
@@ -72,7 +72,7 @@ def fabric_of(spec: ChipSpec, ranks: int, *, ranks_per_node: int | None = None) 
         hop_s=up.latency_s + far_share * out.latency_s,
         bulk_hop_s=up.bulk_step_s + far_share * out.latency_s,
         far_s=up.latency_s + out.latency_s,
-        multicasts=False,
+        multicasts=up.multicast and near == up.domain_chips,
         peer_reads=False,
     )
 
@@ -90,7 +90,7 @@ def topology_of(spec: ChipSpec) -> Topology:
     word = scale_up_of(spec).topology
     if word not in tuple(Topology):
         raise BadProblem(spec.name, argument="scale_up.topology", value=word,
-                         allowed=f"known: {', '.join(Topology)}{did_you_mean(word, Topology)}")  # fmt: skip
+                         allowed=f"known: {', '.join(Topology)}.{did_you_mean(word, map(str, Topology))}")  # fmt: skip
     return Topology(word)
 
 

@@ -42,11 +42,11 @@ class Transport:
     entry_s: float = 0.0  # a work-queue entry more in a step
     entry_bytes: int = 1 << 62  # most that one entry carries to one peer
 
-    def movers(self, step_bytes: float) -> int:
-        """PEs that take part in a step of so many bytes."""
+    def movers(self, step_bytes: float) -> float:
+        """PEs that take part in a step of so many bytes, in the mean over channels: a fraction keeps time monotone."""
         if not self.grain_bytes:
             return self.pes
-        return max(1, min(self.pes, -(-int(step_bytes) // self.grain_bytes)))
+        return max(1.0, min(float(self.pes), step_bytes / self.grain_bytes))
 
 
 def transports_of(spec: ChipSpec, fabric: Fabric, element_bytes: int) -> tuple[Transport, ...]:
