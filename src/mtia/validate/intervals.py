@@ -3,8 +3,8 @@
 Two parts, taken as independent. Figures that nobody published have ranges: the prediction is made on chips drawn from
 them (a Latin hypercube over all assumed and calibrated figures, logarithmic where a range allows), and the spread of
 its logarithm gives the first part. The engine leaves a residual even on chips whose figures are known: the second part
-is the 90th percentile of |ln(predicted / measured)| over the *other* chips, same operator, less what the ranges of
-their figures explain. Neither looks at the row.
+is what must be joined to the first for 90 % of the rows of the *other* chips, same operator, to be inside. Neither looks
+at the row.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def _half_width(logs: Sequence[float]) -> float:
 
 
 def _residuals(rows: Sequence[RowResult], halves: Sequence[float | None]) -> list[float | None]:
-    """By row: what of the 90th percentile of |ln|, same table and operator on other chips, figures do not explain."""
+    """By row: the 90th percentile of what figures leave of |ln|, same table and operator on other chips."""
     groups: dict[tuple[str, str], list[tuple[str, float, float]]] = {}
     for row, half in zip(rows, halves, strict=True):
         key = (row.case.table, row.case.operator)
@@ -156,12 +156,10 @@ def _residuals(rows: Sequence[RowResult], halves: Sequence[float | None]) -> lis
 
 
 def _residual(others: Sequence[tuple[str, float, float]]) -> float | None:
-    """From (chip, |ln|, half width by figures) of each row."""
+    """From (chip, |ln|, half width by figures) of each row: with it, 90 % of these rows are inside."""
     if not others:
         return None
-    off = float(np.quantile([ln for _, ln, _ in others], 0.9))
-    explained = float(np.mean([half**2 for _, _, half in others]))
-    return sqrt(max(0.0, off**2 - explained))
+    return float(np.quantile([sqrt(max(0.0, ln**2 - half**2)) for _, ln, half in others], 0.9))
 
 
 def coverage(found: Sequence[Interval], key: Callable[[RowResult], str]) -> list[Coverage]:
