@@ -3,8 +3,8 @@
 Two parts, taken as independent. Figures that nobody published have ranges: the prediction is made on chips drawn from
 them (a Latin hypercube over all assumed and calibrated figures, logarithmic where a range allows), and the spread of
 its logarithm gives the first part. The engine leaves a residual even on chips whose figures are known: the second part
-is what must be joined to the first for 90 % of the rows of the *other* chips, same operator, to be inside. Neither looks
-at the row.
+is what must be joined to the first for 90 % of the rows of the *other* chips, same operator, to be inside. Neither
+looks at the row.
 """
 
 from __future__ import annotations
