@@ -158,18 +158,21 @@ class Build:
     `gathers`: the multiply reads a token's row where it lies; else rows are first copied into the experts' order.
     `fuses`: the first multiply's epilogue activates (and quantises); else launches of their own do.
     `fixed_tiles`: tiles that do not look at the chip (Triton's fused kernel without a table made for the shape).
+    `expands`: weights of four bits become bfloat16 when they are loaded, once and for all.
     """
 
     gathers: bool = False
     fuses: bool = False
     fixed_tiles: bool = False
+    expands: bool = False
     remote: Remote = Remote.DROPPED
 
 
 LIBRARY = Build()
 FUSED = Build(gathers=True, fuses=True)
 PORTABLE = Build(gathers=True, fixed_tiles=True, remote=Remote.ZEROED)
-PORTABLE_MULTIPLYING = replace(PORTABLE, remote=Remote.MULTIPLIED)
+SGLANG = replace(PORTABLE, expands=True)
+SGLANG_MULTIPLYING = replace(SGLANG, remote=Remote.MULTIPLIED)
 
 
 def build_of(kernel: str, version: str = "") -> Build:
@@ -177,7 +180,7 @@ def build_of(kernel: str, version: str = "") -> Build:
     vLLM or SGLang (which before 0.5.11 multiplied remote assignments: measured, the time does not fall with the ranks),
     or another library's."""
     if "fused_moe_triton" in kernel:
-        return PORTABLE_MULTIPLYING if version.startswith(("0.4", "0.5.10")) else PORTABLE
+        return SGLANG_MULTIPLYING if version.startswith(("0.4", "0.5.10")) else SGLANG
     if "triton_tritonexperts" in kernel or kernel == "vllm_fused_moe":
         return PORTABLE
     return FUSED if "flashinfer_trtllm" in kernel else LIBRARY
@@ -262,7 +265,7 @@ def predict_moe(
         experts=experts,
         rows=expert_rows(tokens, topk, experts, moe_ep, distribution),
         gated=gated,
-        format=_format(spec, dtype),
+        format=_format(spec, "bfloat16" if build.expands and dtype == "w4a16_mxfp4" else dtype),
         build=build,
     )
     run = _Run(spec, block)
@@ -312,18 +315,7 @@ class _Run:
         self.steps = self._steps()
 
     def timings(self) -> list[KernelTiming]:
-        """Of the steady state: SRAM holds what the run before left."""
-        for step in self.steps:
-            self._touch(step)
-        found = []
-        for step in self.steps:
-            found.append(step.time())
-            self._touch(step)
-        return found
-
-    def _touch(self, step: _Step) -> None:
-        touched = [(b.address, b.address + b.n_bytes, b in step.writes, b.n_bytes) for b in step.reads + step.writes]
-        self.memory.residency.touch_together(touched)
+        return steady(self.memory, self.steps)
 
     def _table(self, values: np.ndarray) -> Buffer:
         table = torch.from_numpy(np.ascontiguousarray(values, dtype=np.int32))
@@ -355,31 +347,6 @@ class _Run:
         steps += [self._multiply(self.second, act, w2, y2), *self._zeroed(y2, b.hidden)]
         return [*steps, self._combine(y2, weights, out)]
 
-    def _rowwise(
-        self,
-        make: Callable[[int, Sequence[Buffer]], Call],
-        rows: int,
-        reads: tuple[Buffer, ...],
-        writes: tuple[Buffer, ...],
-        most: int | None = None,
-    ) -> _Step:
-        """A launch over rows of tensors, `make(rows, tensors)`. Of very many rows a share is simulated, on an SRAM with
-        that share of the bytes, and its time scaled."""
-        share = 1
-        while ceil_div(rows, share) > (most or MOST_ROWS):
-            share *= 2
-
-        def time() -> KernelTiming:
-            few, memory, tensors = rows, self.memory, [*reads, *writes]
-            if share > 1:
-                few, memory = ceil_div(rows, share), Memory(_with_sram(self.spec, share))
-                tensors = [memory.buffer(ceil(t.n_bytes / t.dtype.itemsize * few / rows), t.dtype) for t in tensors]
-                _copy_residency(self.memory, memory, list(zip([*reads, *writes], tensors, strict=True)), share)
-            timing = run_timed(trace(make(few, tensors), memory.spec), memory.spec, memory.residency)
-            return timing if share == 1 else _scaled(timing, rows / few)
-
-        return _Step(time, reads, writes)
-
     def _ready(self, x: Buffer, rows: int, columns: int) -> tuple[list[_Step], Buffer]:
         """`x` in the format that is multiplied: itself, or quantised by one launch."""
         if not self.block.format.quantised:
@@ -398,50 +365,16 @@ class _Run:
                 constants=dict(ROWS=height, GROUPS=groups, GROUP=group, TOP=448.0),
             )
 
-        return [self._rowwise(call, rows, (x,), (out, scale))], out
+        return [rowwise(self.memory, call, rows, (x,), (out, scale))], out
 
     # --- routing ---
 
     def _routing(self) -> tuple[list[_Step], Buffer]:
+        """Three launches that share nothing large with the others, so their times serve every block alike in these."""
         b = self.block
-        n = b.tokens * b.topk
-        width = next_power_of_2(b.experts)
-        height = max(1, min(8, 2048 // width, b.tokens))
-        logits = self.memory.buffer(b.tokens * b.experts, torch.float32)
-        ids, weights = self.memory.buffer(n, torch.int32), self.memory.buffer(n, torch.float32)
-        offsets, sources = self.memory.buffer(b.experts, torch.int32), self.memory.buffer(2 * n, torch.int32)
-
-        def route(rows: int, tensors: Sequence[Buffer]) -> Call:
-            return Call(
-                kernel=kernels.mtia_route,
-                grid=(ceil_div(rows, height),),
-                arguments=(*tensors, rows, b.experts),
-                constants=dict(ROWS=height, WIDTH=width, TOPK=b.topk),
-            )
-
-        def count(rows: int, tensors: Sequence[Buffer]) -> Call:
-            return Call(
-                kernel=kernels.mtia_count_experts,
-                grid=(1,),
-                arguments=(*tensors, rows, b.experts),
-                constants=dict(WIDTH=width, BLOCK=min(4096, max(64, next_power_of_2(n))), PAD=self.tiles[0].m),
-            )
-
-        def place(rows: int, tensors: Sequence[Buffer]) -> Call:
-            given = self._table(np.arange(rows) % b.experts)
-            return Call(
-                kernel=kernels.mtia_place,
-                grid=(ceil_div(rows, PLACE_BLOCK),),
-                arguments=(given, tensors[1], tensors[2], tensors[2].at(rows), rows),
-                constants=dict(TOPK=b.topk, BLOCK=PLACE_BLOCK),
-            )
-
-        steps = [
-            self._rowwise(route, b.tokens, (logits,), (ids, weights)),
-            self._rowwise(count, n, (ids,), (offsets,), most=MOST_IDS),
-            self._rowwise(place, n, (ids,), (offsets, sources), most=MOST_IDS),
-        ]
-        return steps, weights
+        weights = self.memory.buffer(b.tokens * b.topk, torch.float32)
+        timings = routing_timings(self.spec, b.tokens, b.experts, b.topk)
+        return [_Step(lambda timing=timing: timing, (), (weights,)) for timing in timings], weights
 
     def _permute(self, x: Buffer, copied: Buffer) -> _Step:
         b, stored = self.block, self.first.stored_x
@@ -457,7 +390,7 @@ class _Run:
                 constants=dict(BLOCK=columns),
             )
 
-        return self._rowwise(call, b.assignments, (x,), (copied,))
+        return rowwise(self.memory, call, b.assignments, (x,), (copied,))
 
     def _combine(self, y: Buffer, weights: Buffer, out: Buffer) -> _Step:
         """Places of this rank's assignments spread evenly over the tokens' choices; the others lie elsewhere."""
@@ -476,7 +409,7 @@ class _Run:
                 constants=dict(TOPK=b.topk, BLOCK=columns),
             )
 
-        return self._rowwise(call, b.tokens, (y, weights), (out,))
+        return rowwise(self.memory, call, b.tokens, (y, weights), (out,))
 
     # --- experts ---
 
@@ -495,7 +428,7 @@ class _Run:
             return Call(kernel=found.kernel, grid=found.grid, arguments=(tensors[0], 0.0, *found.integers))
 
         rows = y.at((self.block.carried - self.block.zeroed) * columns)
-        return [self._rowwise(call, self.block.zeroed, (), (rows,))]
+        return [rowwise(self.memory, call, self.block.zeroed, (), (rows,))]
 
     def _activate(self, y: Buffer, act: Buffer) -> _Step:
         b = self.block
@@ -511,7 +444,93 @@ class _Run:
                 kernel=found.kernel, grid=found.grid, arguments=(tensors[1], tensors[0], second, *found.integers)
             )
 
-        return self._rowwise(call, b.carried, (y,), (act,))
+        return rowwise(self.memory, call, b.carried, (y,), (act,))
+
+
+@lru_cache(maxsize=8192)
+def routing_timings(spec: ChipSpec, tokens: int, experts: int, topk: int) -> tuple[KernelTiming, ...]:
+    """Choice of experts, count by expert, and places in the experts' order, run after run on the same tokens."""
+    n, width, memory = tokens * topk, next_power_of_2(experts), Memory(spec)
+    height = max(1, min(8, 2048 // width, tokens))
+    logits = memory.buffer(tokens * experts, torch.float32)
+    ids, weights = memory.buffer(n, torch.int32), memory.buffer(n, torch.float32)
+    offsets, sources = memory.buffer(experts, torch.int32), memory.buffer(2 * n, torch.int32)
+    tables = []
+
+    def route(rows: int, tensors: Sequence[Buffer]) -> Call:
+        return Call(
+            kernel=kernels.mtia_route,
+            grid=(ceil_div(rows, height),),
+            arguments=(*tensors, rows, experts),
+            constants=dict(ROWS=height, WIDTH=width, TOPK=topk),
+        )
+
+    def count(rows: int, tensors: Sequence[Buffer]) -> Call:
+        block = min(4096, max(64, next_power_of_2(n)))
+        return Call(
+            kernel=kernels.mtia_count_experts,
+            grid=(1,),
+            arguments=(*tensors, rows, experts),
+            constants=dict(WIDTH=width, BLOCK=block, PAD=16),
+        )
+
+    def place(rows: int, tensors: Sequence[Buffer]) -> Call:
+        tables.append(torch.arange(rows, dtype=torch.int32) % experts)
+        return Call(
+            kernel=kernels.mtia_place,
+            grid=(ceil_div(rows, PLACE_BLOCK),),
+            arguments=(_pointing_at(tables[-1]), tensors[1], tensors[2], tensors[2].at(rows), rows),
+            constants=dict(TOPK=topk, BLOCK=PLACE_BLOCK),
+        )
+
+    steps = (
+        rowwise(memory, route, tokens, (logits,), (ids, weights)),
+        rowwise(memory, count, n, (ids,), (offsets,), most=MOST_IDS),
+        rowwise(memory, place, n, (ids,), (offsets, sources), most=MOST_IDS),
+    )
+    return tuple(steady(memory, steps))
+
+
+def steady(memory: Memory, steps: Sequence[_Step]) -> list[KernelTiming]:
+    """Times of launches that run again and again: SRAM holds what the run before left."""
+
+    def touch(step: _Step) -> None:
+        touched = [(b.address, b.address + b.n_bytes, b in step.writes, b.n_bytes) for b in step.reads + step.writes]
+        memory.residency.touch_together(touched)
+
+    for step in steps:
+        touch(step)
+    found = []
+    for step in steps:
+        found.append(step.time())
+        touch(step)
+    return found
+
+
+def rowwise(
+    memory: Memory,
+    make: Callable[[int, Sequence[Buffer]], Call],
+    rows: int,
+    reads: tuple[Buffer, ...],
+    writes: tuple[Buffer, ...],
+    most: int | None = None,
+) -> _Step:
+    """A launch over rows of tensors, `make(rows, tensors)`. Of very many rows a share is simulated, on an SRAM with
+    that share of the bytes, and its time scaled."""
+    share = 1
+    while ceil_div(rows, share) > (most or MOST_ROWS):
+        share *= 2
+
+    def time() -> KernelTiming:
+        few, used, tensors = rows, memory, [*reads, *writes]
+        if share > 1:
+            few, used = ceil_div(rows, share), Memory(_with_sram(memory.spec, share))
+            tensors = [used.buffer(ceil(t.n_bytes / t.dtype.itemsize * few / rows), t.dtype) for t in tensors]
+            _copy_residency(memory, used, list(zip([*reads, *writes], tensors, strict=True)), share)
+        timing = run_timed(trace(make(few, tensors), used.spec), used.spec, used.residency)
+        return timing if share == 1 else _scaled(timing, rows / few)
+
+    return _Step(time, reads, writes)
 
 
 # --- the grouped multiply, by slices ----------------------------------------------------------------------------------
@@ -520,9 +539,9 @@ QUANTISED_GROUP = 128  # columns that share a scale, at most
 MOST_ROWS = 2048  # of a launch over rows that are simulated
 MOST_IDS = 1 << 15  # assignments that are simulated
 PLACE_BLOCK = 256
-FEW_STEPS = 8  # a depth of so many steps is simulated whole
+FEW_STEPS = 6  # a depth of so many steps is simulated whole
 STAGES = 3  # slots of a library's tiles
-FEW_WAVES = 8  # so many rounds of programs on every PE are simulated whole
+FEW_WAVES = 5  # so many rounds of programs on every PE are simulated whole
 
 
 @dataclass(frozen=True)
@@ -728,7 +747,8 @@ __all__ = [
     "FUSED",
     "LIBRARY",
     "PORTABLE",
-    "PORTABLE_MULTIPLYING",
+    "SGLANG",
+    "SGLANG_MULTIPLYING",
     "Block",
     "Build",
     "Remote",
