@@ -10,7 +10,7 @@ by the work of the most loaded PE (prefill) or by whole waves of like programs (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, exp, gcd
@@ -32,10 +32,12 @@ from mtia.kernels.attention import (
     mtia_attention_store,
 )
 from mtia.kernels.iteration import ceil_div, next_power_of_2
-from mtia.workloads.launches import Buffer, Call, Memory, time_call, touch_call, trace
+from mtia.workloads.launches import Buffer, Call, Memory, time_call, trace
 from mtia.workloads.prediction import Prediction, Protocol, predicted
 
 MOST_STEPS = 12_000  # blocks of keys that one simulation walks, all programs together
+LEAST_BLOCKS = 16  # of keys, of a program that is cut short
+LEAST_WAVES = 3  # of a launch that is cut short
 LONGEST_SEQ = 4096  # longer prompts are simulated at this length and extended by their blocks
 STORE_ROWS = 64  # tokens that one program of the cache write takes
 PART_ELEMENTS = 8192  # of the partial answers that one program combines
@@ -510,7 +512,6 @@ class DecodeChoice:
 
     splits: int
     keys: int
-    stages: int
     seconds: float
 
     def __str__(self) -> str:
@@ -524,29 +525,30 @@ def _split_tokens(p: Attention, splits: int, keys: int) -> int:
 @lru_cache(maxsize=4096)
 def choose_decode(spec: ChipSpec, p: Attention) -> DecodeChoice:
     """Splits and block of least estimated time."""
+    sizes = [keys for keys in (128, 64, 32) if _decode_buffers(p, keys) <= spec.pe.local_memory_bytes] or [16]
     found = []
-    for keys in (32, 64, 128, 256):
-        if keys > 32 and keys >= 2 * next_power_of_2(p.reach):
-            continue
-        stages = _stages(spec, p, keys)
-        if stages < 2:
-            continue
+    for keys in sizes:
         blocks = ceil_div(p.reach, keys)
         most = min(blocks, 4 * ceil_div(spec.grid.n_pes, p.batch * p.kv_heads), 64)
         for splits in sorted({*(1 << i for i in range(7)), *range(1, 17), most}):
             if splits <= most:
-                found.append(_weighed_decode(spec, p, splits, keys, stages))
+                found.append(_weighed_decode(spec, p, splits, keys))
     return min(found, key=lambda c: c.seconds)
 
 
-def _stages(spec: ChipSpec, p: Attention, keys: int) -> int:
-    """Blocks under way: enough to cover the round trip, as many as fit."""
-    block = 2 * keys * p.width * p.cache.element.itemsize
-    wanted = max(2, ceil(spec.pe.dma.max_outstanding_bytes / block) + 1)
-    return min(wanted, spec.pe.local_memory_bytes * 7 // 8 // block)
+def _decode_buffers(p: Attention, keys: int) -> int:
+    """Local memory of a program: queries, and two blocks of keys and values each."""
+    return (next_power_of_2(p.group) * 2 + 4 * keys * p.cache.element.itemsize) * p.width
 
 
-def _weighed_decode(spec: ChipSpec, p: Attention, splits: int, keys: int, stages: int) -> DecodeChoice:
+def decode_resident(spec: ChipSpec, p: Attention, keys: int) -> int | None:
+    """Programs that a PE holds at once; None where a PE does not hold several."""
+    if spec.pe.resident_programs == 1:
+        return None
+    return max(1, min(spec.pe.resident_programs, spec.pe.local_memory_bytes // _decode_buffers(p, keys)))
+
+
+def _weighed_decode(spec: ChipSpec, p: Attention, splits: int, keys: int) -> DecodeChoice:
     pe = _Pe(spec, p.math.mac)
     rows = next_power_of_2(p.group)
     programs = p.batch * p.kv_heads * splits
@@ -559,11 +561,15 @@ def _weighed_decode(spec: ChipSpec, p: Attention, splits: int, keys: int, stages
     waves = ceil_div(programs, spec.grid.n_pes)
     kv_bytes = 2 * p.batch * p.kv_heads * p.reach * p.head_dim * p.cache.element.itemsize
     sram_s, dram_s = _shared_s(spec, kv_bytes, kv_bytes, 0.0)
-    seconds = max(waves * blocks * step_s, sram_s, dram_s) + 2 * pe.round_trip_s + step / spec.clock_hz
+    alone_s = spec.launch.program_s + 4 * pe.round_trip_s + blocks * (pe.round_trip_s / 2 + step / spec.clock_hz)
+    held = decode_resident(spec, p, keys) or 2
+    seconds = max(
+        waves * blocks * step_s, ceil(programs / spec.grid.n_pes / held) * alone_s, sram_s, dram_s + alone_s / blocks
+    )
     if splits > 1:
         part_bytes = 4 * p.batch * p.heads * splits * p.head_dim
         seconds += spec.launch.replace_s + 2 * pe.round_trip_s + 2 * part_bytes / spec.sram.bytes_per_s
-    return DecodeChoice(splits=splits, keys=keys, stages=stages, seconds=seconds)
+    return DecodeChoice(splits=splits, keys=keys, seconds=seconds)
 
 
 def _time_decode(spec: ChipSpec, p: Attention, c: DecodeChoice) -> list[KernelTiming]:
@@ -579,9 +585,14 @@ def _time_decode(spec: ChipSpec, p: Attention, c: DecodeChoice) -> list[KernelTi
     _seed(memory, (q, *seen), (out,) if c.splits == 1 else (parts, lse, out))
     programs = p.batch * p.kv_heads * c.splits
     blocks = ceil_div(_split_tokens(p, c.splits, c.keys), c.keys)
-    call = _decode(p, c, (q, k, v, parts, lse, table), programs)
-    timings = [_time_waves(call, memory, programs, blocks + 1)]
+
+    def call(programs: int, blocks: int) -> Call:
+        return _decode(p, c, (q, k, v, parts, lse, table), programs, blocks)
+
+    timings = [_time_like_programs(call, memory, programs, blocks, decode_resident(spec, p, c.keys))]
     if c.splits > 1:
+        memory.warm(parts, written=True)
+        memory.warm(lse, written=True)
         timings.append(_time_combine(p, c, memory, (parts, lse, out)))
     return timings
 
@@ -591,8 +602,9 @@ def _seen(p: Attention, cache: Buffer) -> Buffer:
     return Buffer(cache.address, cache.dtype, int(cache.n_bytes * p.reach / p.seq))
 
 
-def _decode(p: Attention, c: DecodeChoice, tensors: tuple[Buffer, ...], programs: int) -> Call:
-    """The kernel on a cache [batch, seq, kv_heads, D] whose pages follow each other."""
+def _decode(p: Attention, c: DecodeChoice, tensors: tuple[Buffer, ...], programs: int, blocks: int) -> Call:
+    """The kernel on a cache [batch, seq, kv_heads, D] whose pages follow each other; the first `programs` of its grid,
+    the first `blocks` of each."""
     q, k, v, parts, lse, lengths = tensors
     D = p.head_dim
     row = p.kv_heads * D
@@ -602,33 +614,43 @@ def _decode(p: Attention, c: DecodeChoice, tensors: tuple[Buffer, ...], programs
         grid=(programs,),
         arguments=(
             q, k, v, parts, lse, lengths, lengths, LOG2_E / D**0.5, 1.0,
-            p.kv_heads, c.splits, _split_tokens(p, c.splits, c.keys), p.window, 0,
+            p.kv_heads, c.splits, blocks * c.keys, p.window, 0,
             p.heads * D, D, 1, *cache_strides, *cache_strides, p.heads * D, D, 1,
         ),
         constants=dict(
             G=p.group, BG=next_power_of_2(p.group), BN=c.keys, BD=p.width, D=D, PAGE=0, WINDOWED=p.window > 0,
             SPLIT=c.splits > 1, TYPE=p.math.triton, INDEX=tl.int64,
         ),
-        options=dict(num_stages=c.stages),
     )  # fmt: skip
 
 
-def _time_waves(call: Call, memory: Memory, programs: int, steps: int) -> KernelTiming:
-    """A launch of like programs, or two shorter ones that end in the same partial wave, and what a wave adds."""
-    n_pes = memory.spec.grid.n_pes
-    waves, most = programs // n_pes, max(3, MOST_STEPS // steps // n_pes)
-    if waves <= most + 1:
-        return time_call(replace(call, grid=(programs,)), memory)
-    rest = programs - waves * n_pes
-    few = max(1, most // 2)
-    short, longer = (_timed(replace(call, grid=(rest + w * n_pes,)), memory) for w in (few, most))
-    wave_fs = (longer.makespan_fs - short.makespan_fs) / (most - few)
-    touch_call(replace(call, grid=(rest + most * n_pes,)), memory)
-    return extended(longer, 1.0 + wave_fs * (waves - most) / longer.makespan_fs)
+def _time_like_programs(
+    call: Callable[[int, int], Call], memory: Memory, programs: int, blocks: int, resident: int | None = None
+) -> KernelTiming:
+    """A launch of like programs of so many blocks: whole where it is short, else the time of shorter ones and what a
+    block and a wave more add in the steady state."""
+    n_pes = memory.spec.grid.n_pes * (resident or 1)
+    waves, rest = divmod(programs, n_pes)
+    most_waves = max(LEAST_WAVES, MOST_STEPS // (min(blocks, LEAST_BLOCKS) * n_pes))
+    shown = programs if waves <= most_waves else most_waves * n_pes + rest
+    most_blocks = max(LEAST_BLOCKS, MOST_STEPS // shown)
 
+    def timed(n: int, length: int) -> KernelTiming:
+        """Alone: what SRAM holds stays as it was."""
+        traced = trace(call(n, length), memory.spec)
+        return run_timed(traced, memory.spec, memory.residency, resident=resident)
 
-def _timed(call: Call, memory: Memory) -> KernelTiming:
-    return run_timed(trace(call, memory.spec), memory.spec, memory.residency)
+    length = min(blocks, most_blocks)
+    timing = timed(shown, length)
+    if length < blocks:
+        block_fs = (timing.makespan_fs - timed(shown, length // 2).makespan_fs) / (length - length // 2)
+        timing = extended(timing, 1.0 + block_fs * (blocks - length) / timing.makespan_fs)
+        return extended(timing, programs / shown)
+    if shown < programs:
+        few = most_waves // 2
+        wave_fs = (timing.makespan_fs - timed(few * n_pes + rest, length).makespan_fs) / (most_waves - few)
+        timing = extended(timing, 1.0 + wave_fs * (waves - most_waves) / timing.makespan_fs)
+    return timing
 
 
 def _time_combine(p: Attention, c: DecodeChoice, memory: Memory, tensors: tuple[Buffer, ...]) -> KernelTiming:
@@ -641,7 +663,7 @@ def _time_combine(p: Attention, c: DecodeChoice, memory: Memory, tensors: tuple[
         arguments=(*tensors, p.batch * p.heads, c.splits),
         constants=dict(ROWS=rows, SPLITS=splits, BD=p.width, D=p.head_dim, INDEX=tl.int64),
     )
-    return _time_waves(call, memory, call.grid[0], 1)
+    return _time_like_programs(lambda programs, _: replace(call, grid=(programs,)), memory, call.grid[0], 1)
 
 
 __all__ = ["predict_decode", "predict_prefill"]
