@@ -3,8 +3,9 @@
 8-bit rows carry their own scale and bias, as FBGEMM and `torch.ops.quantized.embedding_bag_byte_prepack` lay them out:
 D codes, then float32 scale and bias; a row's value is code * scale + bias. Rows start at a multiple of `pitch` bytes,
 so that a DMA that wants aligned addresses can fetch them. One program instance per bag; a chip without indexed DMA
-issues one command per row, one with it a command per tile of rows. A bag ends within a tile: what is left of it fetches
-row 0, which stays in SRAM, and counts nothing, so that a tile is one list of constant length.
+issues one command per row, one with it a command per tile of rows. A tile holds a bag where local memory has room for
+two. A bag ends within a tile: what is left of it fetches row 0, which stays in SRAM, and counts nothing, so that a tile
+is one list of constant length.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import triton.language as tl
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 
 SCALE_BIAS_BYTES = 8
-ROWS_A_STEP = 16
+LEAST_ROWS = 16  # of a tile
+TILES_FRAC = 0.75  # of local memory that two tiles of rows may fill
 
 _INTEGERS = ["B", "T", "L", "E", "pitch"]
 
@@ -98,11 +100,31 @@ def row_pitch_bytes(dim: int, element_bytes: int, alignment_bytes: int, *, scale
     return ceil_div(used, step) * step
 
 
-def bag_launch(tables: int, batch: int, pooling: int, rows: int, dim: int, pitch: int, *, scaled: bool) -> BagLaunch:
+def bag_launch(
+    tables: int,
+    batch: int,
+    pooling: int,
+    rows: int,
+    dim: int,
+    pitch: int,
+    *,
+    element_bytes: int,
+    scaled: bool,
+    local_memory_bytes: int,
+) -> BagLaunch:
     """`pitch` in elements of the rows."""
     width = max(SCALE_BIAS_BYTES, next_power_of_2(dim))
-    constants = dict(D=dim, BD=width, ROWS=ROWS_A_STEP, SCALED=scaled)
+    tile = rows_of_tile(pooling, (2 if scaled else 1) * width * element_bytes, local_memory_bytes)
+    constants = dict(D=dim, BD=width, ROWS=tile, SCALED=scaled)
     return BagLaunch((tables * batch,), (batch, tables, pooling, rows, pitch), constants)
+
+
+def rows_of_tile(pooling: int, row_bytes: int, local_memory_bytes: int) -> int:
+    """A power of two that covers the bag, as far as two tiles fit local memory; at least `LEAST_ROWS`."""
+    tile = max(LEAST_ROWS, next_power_of_2(pooling))
+    while tile > LEAST_ROWS and 2 * tile * row_bytes > TILES_FRAC * local_memory_bytes:
+        tile //= 2
+    return tile
 
 
 def pack_rows(weights: torch.Tensor, alignment_bytes: int = 1) -> torch.Tensor:
@@ -127,12 +149,24 @@ def embedding_bags(
 
     uint8 tables are those of `pack_rows`; float tables are plain rows of `dim` elements or more.
     """
+    from mtia.host_runtime import silicon
+
     T, B, L = indices.shape
     scaled = tables.dtype == torch.uint8
     out = torch.empty((B, T, dim), dtype=out_dtype, device=tables.device)
     if out.numel() == 0:
         return out
-    launch = bag_launch(T, B, L, tables.shape[1], dim, tables.shape[2], scaled=scaled)
+    launch = bag_launch(
+        T,
+        B,
+        L,
+        tables.shape[1],
+        dim,
+        tables.shape[2],
+        element_bytes=tables.element_size(),
+        scaled=scaled,
+        local_memory_bytes=silicon.chip().pe.local_memory_bytes,
+    )
     mtia_embedding_bag[launch.grid](tables, indices, out, *launch.integers, **launch.constants)
     return out
 

@@ -15,7 +15,7 @@ import torch
 from mtia.chips.spec import ChipSpec
 from mtia.engine.timeline import KernelTiming
 from mtia.errors import BadProblem, UnsupportedDtype
-from mtia.kernels.embedding_bag import ROWS_A_STEP, bag_launch, mtia_embedding_bag, row_pitch_bytes
+from mtia.kernels.embedding_bag import BagLaunch, bag_launch, mtia_embedding_bag, row_pitch_bytes
 from mtia.workloads.launches import Buffer, Call, Memory, time_call
 from mtia.workloads.prediction import Prediction, Protocol, predicted
 
@@ -23,7 +23,7 @@ TABLES = 32
 OUTPUT = torch.float16
 _ROWS = {"int8": torch.uint8, "fp16": torch.float16, "float16": torch.float16, "fp32": torch.float32}
 _SEED = 0
-WAVES = 8  # bags of every PE that are walked address by address; a longer lookup goes on as their second half did
+WAVES = 8  # bags of a place on a PE that are walked address by address; a longer lookup goes on as the second half did
 
 
 def predict_tbe(
@@ -48,11 +48,12 @@ def predict_tbe(
     if row_dtype not in _ROWS:
         raise UnsupportedDtype("tbe", chip=spec.name, dtype=row_dtype, supported=tuple(_ROWS))
     lookup = _Lookup(spec, _ROWS[row_dtype], tables, batch, pooling, rows, dim)
-    waves = tables * batch / spec.grid.n_pes
+    at_once = spec.grid.n_pes * spec.pe.resident_programs
+    waves = tables * batch / at_once
     if waves <= WAVES:
         return predicted(spec, protocol, [lookup.timed(tables * batch)], lookup.how)
-    return _steady(predicted(spec, protocol, [lookup.timed(WAVES * spec.grid.n_pes)], lookup.how),
-                   predicted(spec, protocol, [lookup.timed(WAVES // 2 * spec.grid.n_pes)], lookup.how),
+    return _steady(predicted(spec, protocol, [lookup.timed(WAVES * at_once)], lookup.how),
+                   predicted(spec, protocol, [lookup.timed(WAVES // 2 * at_once)], lookup.how),
                    (waves - WAVES) / (WAVES - WAVES // 2))  # fmt: skip
 
 
@@ -81,22 +82,35 @@ class _Lookup:
 
     @property
     def how(self) -> str:
-        return f"{self.tables} tables, {ROWS_A_STEP} rows a step"
+        return f"{self.tables} tables, {self.launch.constants['ROWS']} rows a tile"
+
+    @property
+    def launch(self) -> BagLaunch:
+        return bag_launch(self.tables, self.batch, self.pooling, self.rows, self.dim, self.pitch,
+                          element_bytes=self.dtype.itemsize, scaled=self.scaled,
+                          local_memory_bytes=self.spec.pe.local_memory_bytes)  # fmt: skip
+
+    @property
+    def scaled(self) -> bool:
+        return self.dtype == torch.uint8
+
+    @property
+    def pitch(self) -> int:
+        """Elements from row to row."""
+        size, alignment = self.dtype.itemsize, self.spec.pe.dma.alignment_bytes
+        return row_pitch_bytes(self.dim, size, alignment, scaled=self.scaled) // size
 
     def timed(self, bags: int) -> KernelTiming:
         """Against SRAM as lookups before left it."""
-        scaled = self.dtype == torch.uint8
-        size = self.dtype.itemsize
-        pitch = row_pitch_bytes(self.dim, size, self.spec.pe.dma.alignment_bytes, scaled=scaled) // size
         memory = Memory(self.spec)
-        table = memory.buffer(self.tables * self.rows * pitch, self.dtype)
+        table = memory.buffer(self.tables * self.rows * self.pitch, self.dtype)
         shape = (self.tables, self.batch, self.pooling)
         picked = torch.randint(0, self.rows, shape, dtype=torch.int32, generator=torch.Generator().manual_seed(_SEED))
         index = Buffer(picked.data_ptr(), torch.int32, picked.nbytes)
         out = memory.buffer(self.batch * self.tables * self.dim, OUTPUT)
         for buffer in (table, index, out):
             memory.warm(buffer)
-        launch = bag_launch(self.tables, self.batch, self.pooling, self.rows, self.dim, pitch, scaled=scaled)
+        launch = self.launch
         arguments = (table, index, out, *launch.integers)
         call = Call(kernel=mtia_embedding_bag, grid=(bags,), arguments=arguments, constants=launch.constants)
         return time_call(call, memory)
