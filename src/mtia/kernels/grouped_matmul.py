@@ -1,8 +1,7 @@
 """Grouped matrix multiplication: rows sorted by group, each group against a matrix of its own (experts of a model).
 
-Rows of a group take whole tiles of BM rows of `out`; tables name each tile's group and the row of `x` it starts at.
-Rows of a tile beyond its group are multiplied like others and nobody reads what comes out. The matrices are
-[groups, N, K], K contiguous, as a linear layer keeps them.
+Rows of a group take whole tiles of BM rows of `out`; tables name each tile's group, the row of `x` it starts at and how
+many rows it has. The matrices are [groups, N, K], K contiguous, as a linear layer keeps them.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ def _tile(TILES, tiles_n, BAND: tl.constexpr):
 
 
 @triton.jit
-def _store(out_ptr, acc, row_tile, columns, N, BM: tl.constexpr, EVEN_N: tl.constexpr):
+def _store(out_ptr, acc, row_tile, present, columns, N, BM: tl.constexpr, EVEN_N: tl.constexpr):
     rows = row_tile.to(tl.int64) * BM + tl.arange(0, BM)
     out = out_ptr + rows[:, None] * N + columns[None, :]
     if EVEN_N:
-        tl.store(out, acc.to(out_ptr.dtype.element_ty))
+        tl.store(out, acc.to(out_ptr.dtype.element_ty), mask=present[:, None])
     else:
-        tl.store(out, acc.to(out_ptr.dtype.element_ty), mask=(columns < N)[None, :])
+        tl.store(out, acc.to(out_ptr.dtype.element_ty), mask=present[:, None] & (columns < N)[None, :])
 
 
 @triton.jit(do_not_specialize=_INTEGERS)
@@ -39,6 +38,7 @@ def mtia_grouped_matmul(
     w_ptr,
     group_ptr,
     start_ptr,
+    count_ptr,
     out_ptr,
     N,
     K,
@@ -54,6 +54,7 @@ def mtia_grouped_matmul(
     row_tile, column_tile = _tile(TILES, tl.cdiv(N, BN), BAND)
     group = tl.load(group_ptr + row_tile).to(tl.int64)
     rows = tl.load(start_ptr + row_tile).to(tl.int64) + tl.arange(0, BM)
+    present = tl.arange(0, BM) < tl.load(count_ptr + row_tile)
     columns = column_tile * BN + tl.arange(0, BN)
     depth = tl.arange(0, BK)
     inside = columns < N
@@ -62,16 +63,16 @@ def mtia_grouped_matmul(
     acc = tl.zeros((BM, BN), dtype=tl.float32)
     for k in range(0, K, BK):
         if EVEN_K:
-            x = tl.load(x_at)
+            x = tl.load(x_at, mask=present[:, None], other=0.0)
             w = tl.load(w_at) if EVEN_N else tl.load(w_at, mask=inside[None, :], other=0.0)
         else:
             left = depth < K - k
-            x = tl.load(x_at, mask=left[None, :], other=0.0)
+            x = tl.load(x_at, mask=present[:, None] & left[None, :], other=0.0)
             w = tl.load(w_at, mask=left[:, None] & inside[None, :], other=0.0)
         acc = tl.dot(x, w, acc, out_dtype=tl.float32)
         x_at += BK
         w_at += BK
-    _store(out_ptr, acc, row_tile, columns, N, BM, EVEN_N)
+    _store(out_ptr, acc, row_tile, present, columns, N, BM, EVEN_N)
 
 
 @triton.jit
@@ -93,6 +94,7 @@ def mtia_grouped_matmul_w4(
     scale_ptr,
     group_ptr,
     start_ptr,
+    count_ptr,
     out_ptr,
     N,
     K,
@@ -113,6 +115,7 @@ def mtia_grouped_matmul_w4(
     row_tile, column_tile = _tile(TILES, tl.cdiv(N, BN), BAND)
     group = tl.load(group_ptr + row_tile).to(tl.int64)
     rows = tl.load(start_ptr + row_tile).to(tl.int64) + tl.arange(0, BM)
+    present = tl.arange(0, BM) < tl.load(count_ptr + row_tile)
     columns = column_tile * BN + tl.arange(0, BN)
     inside = columns < N
     half = tl.arange(0, BK // 2)
@@ -132,9 +135,11 @@ def mtia_grouped_matmul_w4(
         else:
             w_low = codes
             w_high = codes
-        acc = tl.dot(tl.load(x_at), w_low, acc, out_dtype=tl.float32)
-        acc = tl.dot(tl.load(x_at + BK // 2), w_high, acc, out_dtype=tl.float32)
+        x_low = tl.load(x_at, mask=present[:, None], other=0.0)
+        x_high = tl.load(x_at + BK // 2, mask=present[:, None], other=0.0)
+        acc = tl.dot(x_low, w_low, acc, out_dtype=tl.float32)
+        acc = tl.dot(x_high, w_high, acc, out_dtype=tl.float32)
         x_at += BK
         w_at += BK // 2
         s_at += BK // 32
-    _store(out_ptr, acc, row_tile, columns, N, BM, EVEN_N)
+    _store(out_ptr, acc, row_tile, present, columns, N, BM, EVEN_N)

@@ -577,6 +577,13 @@ class Grouped:
         """The group of each tile of rows."""
         return np.repeat(np.arange(len(self.rows)), -(-self.rows // tile.m)).astype(np.int32)
 
+    def counts(self, tile: Tile) -> np.ndarray:
+        """Rows of each tile: all full but the last of a group."""
+        ends = np.cumsum(-(-self.rows // tile.m))
+        found = np.full(int(ends[-1]), tile.m, np.int32)
+        found[ends - 1] = (self.rows - 1) % tile.m + 1
+        return found
+
 
 def time_grouped(problem: Grouped, memory: Memory, tensors: tuple[Buffer, Buffer, Buffer]) -> KernelTiming:
     """Time of the launch on (x, w, out), from slices of it where it is long.
@@ -629,15 +636,13 @@ def _slice(
     stored_k = ceil(k / form.x_depth)
     whole_rows = tensors[0].n_bytes / (problem.stored_x * form.x.itemsize)
     x_rows = max(tile.m, round(whole_rows * n / problem.n))  # each is used by fewer columns: fewer are fetched
-    starts = torch.from_numpy((np.arange(len(groups)) * tile.m % (x_rows - tile.m + 1)).astype(np.int32))
+    starts = torch.from_numpy((np.arange(len(groups)) % (x_rows // tile.m) * tile.m).astype(np.int32))
     x = small.buffer(x_rows * stored_k, form.x)
     w = small.buffer(len(problem.rows) * n * ceil(k / form.weight_depth), form.weight)
     out = small.buffer(len(groups) * tile.m * n, torch.bfloat16)
-    _copy_residency(memory, small, list(zip(tensors, (x, w, out), strict=True)), share)
-    tables = (
-        Buffer(groups.data_ptr(), torch.int32, 4 * len(groups)),
-        Buffer(starts.data_ptr(), torch.int32, 4 * len(groups)),
-    )
+    _copy_residency(memory, small, list(zip(tensors, (x, w, out), strict=True)), share, n / problem.n)
+    counts = torch.from_numpy(problem.counts(tile))
+    tables = (_pointing_at(groups), _pointing_at(starts), _pointing_at(counts))
     call = _call_of(problem, (x, w, out), tables, n, k, len(groups))
     return run_timed(trace(call, small.spec), small.spec, small.residency)
 
@@ -647,15 +652,14 @@ def _pointing_at(table: torch.Tensor) -> Buffer:
 
 
 def _call_of(
-    problem: Grouped, tensors: tuple[Buffer, Buffer, Buffer], tables: tuple[Buffer, Buffer], n: int, k: int, tiles: int
+    problem: Grouped, tensors: tuple[Buffer, Buffer, Buffer], tables: tuple[Buffer, ...], n: int, k: int, tiles: int
 ) -> Call:
     tile, form = problem.tile, problem.form
     (x, w, out), grid = tensors, (tiles * ceil_div(n, tile.n),)
     blocks = dict(BM=tile.m, BN=tile.n, BK=tile.k, BAND=tile.band)
     options = dict(num_stages=tile.stages)
     if form.weight_depth != form.x_depth:
-        codes = w.n_bytes
-        scale = Buffer(w.address, torch.uint8, codes)
+        scale = Buffer(w.address, torch.uint8, w.n_bytes)
         arguments = (x, w, scale, *tables, out, n, k, tiles)
         flags = dict(UNPACK=form.unpacked, EVEN_N=n % tile.n == 0)
         return Call(
@@ -674,8 +678,13 @@ def _with_sram(spec: ChipSpec, share: int) -> ChipSpec:
     return spec.vary({"sram.capacity_bytes": max(1, spec.sram.capacity_bytes // share)}, name=spec.name)
 
 
-def _copy_residency(whole: Memory, small: Memory, pairs: list[tuple[Buffer, Buffer]], share: int) -> None:
-    """What SRAM holds of each tensor, at the same place of the small one; other data by their bytes."""
+def _copy_residency(
+    whole: Memory, small: Memory, pairs: list[tuple[Buffer, Buffer]], share: int, dirty_frac: float = 1.0
+) -> None:
+    """What SRAM holds of each tensor, at the same place of the small one; other data by their bytes.
+
+    dirty_frac: share of other data's unwritten bytes that the slice has to write back.
+    """
     for segment in whole.residency.segments:
         rest, dirty = segment.n_bytes, segment.dirty_bytes > 0
         for big, little in pairs:
@@ -685,8 +694,10 @@ def _copy_residency(whole: Memory, small: Memory, pairs: list[tuple[Buffer, Buff
                 at = little.address + int((low - big.address) * scale)
                 small.residency.touch(at, at + max(1, int((high - low) * scale)), dirty)
                 rest -= high - low
-        if rest // share > 0:
-            small.warm(small.buffer(rest // share, torch.int8), written=dirty)
+        unwritten = int(rest // share * dirty_frac) if dirty else 0
+        for n_bytes, written in ((unwritten, True), (rest // share - unwritten, False)):
+            if n_bytes > 0:
+                small.warm(small.buffer(n_bytes, torch.int8), written=written)
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
