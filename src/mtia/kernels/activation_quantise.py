@@ -38,13 +38,7 @@ def mtia_quantise_rows(x_ptr, q_ptr, scale_ptr, k, BLOCK: tl.constexpr, ONCE: tl
 
 @triton.jit(do_not_specialize=["n_groups"])
 def mtia_quantise_blocks(
-    x_ptr,
-    q_ptr,
-    scale_ptr,
-    n_groups,
-    GROUP: tl.constexpr,
-    GROUPS: tl.constexpr,
-    PACKED: tl.constexpr,
+    x_ptr, q_ptr, scale_ptr, n_groups, GROUP: tl.constexpr, GROUPS: tl.constexpr, PACKED: tl.constexpr
 ):
     """GROUPS blocks of GROUP elements a program, one after the other in memory."""
     group = tl.program_id(0).to(tl.int64) * GROUPS + tl.arange(0, GROUPS)

@@ -18,8 +18,9 @@ from mtia.chips.spec import ChipSpec
 from mtia.engine.timing import write_efficiency
 
 STEP_BYTES = 128  # depth of one step of a tile row: a memory line
-MOST_SLOTS = 8  # steps of one program under way: the deepest pipelines of the libraries' kernels
-SUM_BLOCK = 512  # elements of one program of the kernel that adds partial sums
+MOST_SLOTS = 4  # steps of one program under way, as in the pipelines of the libraries' kernels
+SUM_SLOTS = 16  # of its loads under way
+SUM_BLOCK = 1024  # elements of one program of the kernel that adds partial sums
 HEIGHTS = (16, 32, 64, 128, 256)
 WIDTHS = ((16, 0), (32, 0), (64, 0), (64, 32), (128, 0), (128, 64), (256, 0))  # (BN, BN2)
 SPLITS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
@@ -397,7 +398,10 @@ class _Weighing:
         m, p = self.machine, self.problem
         pes = min(m.n_pes, -(-p.m * p.n // SUM_BLOCK))
         bytes_ = p.m * p.n * (PARTIAL_BYTES * self.splits + p.out_bytes)
-        moved = bytes_ / min(m.sram_bytes_per_s, m.port_bytes_per_s * pes)
+        under_way = np.minimum(SUM_SLOTS, self.splits) * SUM_BLOCK * PARTIAL_BYTES
+        moved = bytes_ / np.minimum(
+            m.sram_bytes_per_s, pes * np.minimum(m.port_bytes_per_s, under_way / m.sram_latency_s)
+        )
         return np.where(self.splits > 1, 2 * m.sram_latency_s + moved, 0.0)
 
 

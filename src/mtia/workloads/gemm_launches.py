@@ -15,12 +15,11 @@ import triton.language as tl
 from mtia.kernels.activation_quantise import mtia_quantise_blocks, mtia_quantise_rows
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 from mtia.kernels.library_matmul import mtia_matmul_promoted, mtia_matmul_scaled, mtia_matmul_split, mtia_sum_splits
-from mtia.workloads.gemm_estimate import QUANTISE_ELEMENTS, ROW_ELEMENTS, SUM_BLOCK, Choice, Problem
+from mtia.workloads.gemm_estimate import QUANTISE_ELEMENTS, ROW_ELEMENTS, SUM_BLOCK, SUM_SLOTS, Choice, Problem
 from mtia.workloads.launches import Buffer, Call
 
 MOST_STEPS_FINE = 16  # deeper programs take double steps where slots allow
-LEAST_SLOTS = 4
-SUM_SLOTS = 16
+LEAST_SLOTS = 3
 QUANTISE_SLOTS = 4
 _INT32_LIMIT = 2**31 - 1
 
