@@ -190,7 +190,8 @@ def multicast_all_reduce(site: Site, transport: Transport, n_bytes: float) -> Pl
     share = n_bytes / fabric.ranks
     whole = Step(sends_bytes=n_bytes + share, beside_bytes=2 * (n_bytes + share),
                  more_s=(MULTICAST_STEPS - 1) * transport.step_s)  # fmt: skip
-    return _plan(site, transport, "multicast", [whole, Step()], rate=fabric.spread_bytes_per_s)
+    flowing = replace(transport, chunk_bytes=1 << 62)  # chunk after chunk, the flags of one behind the data of the next
+    return _plan(site, flowing, "multicast", [whole, Step()], rate=fabric.spread_bytes_per_s)
 
 
 # --- pipelines and trees ---------------------------------------------------------------------------------------------
