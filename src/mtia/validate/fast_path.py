@@ -14,7 +14,7 @@ from mtia.validate.results import RowResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FastGap:
-    """Of |fast / engine - 1| over `n` rows that have a fast path, and median wall milliseconds of both.
+    """Of |fast / engine - 1| over `n` rows that have a fast path, and median processor milliseconds of both.
 
     `outside_frac` of the rows are off by more than a tenth.
     """
@@ -48,8 +48,8 @@ def _gap(label: str, pairs: Sequence[tuple[RowResult, Answer]]) -> FastGap:
         median_frac=float(np.median(off)),
         p90_frac=float(np.quantile(off, 0.9)),
         outside_frac=float((off > 0.1).mean()),
-        fast_ms=1e3 * float(np.median([quick.wall_s for _, quick in pairs])),
-        engine_ms=1e3 * float(np.median([row.answer.wall_s for row, _ in pairs])),
+        fast_ms=1e3 * float(np.median([quick.cpu_s for _, quick in pairs])),
+        engine_ms=1e3 * float(np.median([row.answer.cpu_s for row, _ in pairs])),
     )
 
 

@@ -182,7 +182,7 @@ def _constant_tables(found: dict[str, dict[str, dict[str, Any]]], everything: bo
 
 
 def speed_table(results: Results) -> RenderableType:
-    made = _plain(f"Milliseconds per prediction (whole run: {results.wall_s:.1f} s)")
+    made = _plain(f"Processor milliseconds per prediction (whole run: {results.wall_s:.1f} s)")
     made.add_column("")
     for heading in ("rows", "median", "mean", "largest"):
         made.add_column(heading, justify="right")

@@ -46,14 +46,14 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came of one case. `seconds` is in the unit of `measured_s`; `wall_s`: time that the simulator took."""
+    """What came of one case. `seconds` is in the unit of `measured_s`; `cpu_s`: processor time that it took."""
 
     status: Status
     seconds: float = 0.0
     bound: str = ""
     parts: Mapping[str, float] | None = None
     how: str = ""
-    wall_s: float = 0.0
+    cpu_s: float = 0.0
     error: str = ""
     warning: str = ""  # what the simulator warned of on the way
     fast: bool = False  # the analytical fast path answered
@@ -181,13 +181,13 @@ def answer(case: Case, specs: Mapping[str, ChipSpec], *, fast: bool = False) -> 
     function = _function(entry.module, entry.function)
     if function is None:
         return Answer(status=Status.NO_PREDICTOR, error=str(entry))
-    start = time.perf_counter()
+    start = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         made = _made(case, specs, function, entry, fast)
     said = "; ".join(dict.fromkeys(str(w.message) for w in caught))
     quick = fast and _has_fast_path(function)
-    return replace(made, wall_s=time.perf_counter() - start, warning=said, fast=quick)
+    return replace(made, cpu_s=time.process_time() - start, warning=said, fast=quick)
 
 
 def _made(

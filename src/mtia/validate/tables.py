@@ -52,7 +52,7 @@ GROUPINGS: tuple[tuple[str, str, Key], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Wall milliseconds over `n` predictions."""
+    """Processor milliseconds over `n` predictions."""
 
     n: int
     median_ms: float
@@ -117,10 +117,10 @@ def shown(row: RowResult, value: float) -> str:
 
 
 def milliseconds(rows: Sequence[RowResult], key: Key) -> Mapping[str, Speed]:
-    """Wall milliseconds per prediction, by group; the largest holds what is compiled once."""
+    """Processor milliseconds per prediction, by group; the largest holds what is compiled once."""
     groups: dict[str, list[float]] = {}
     for row in rows:
-        groups.setdefault(key(row), []).append(1e3 * row.answer.wall_s)
+        groups.setdefault(key(row), []).append(1e3 * row.answer.cpu_s)
     return {name: Speed(len(w), median(w), sum(w) / len(w), max(w)) for name, w in sorted(groups.items())}
 
 
