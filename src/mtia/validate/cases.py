@@ -31,6 +31,11 @@ class Case:
     def where(self) -> str:
         return f"{self.file}:{self.line}"
 
+    @property
+    def made_by(self) -> str:
+        """Kernel or library that was measured, where the table says; for reports, never for predictions."""
+        return ""
+
     def __str__(self) -> str:
         return f"{self.operator} {self.dtype}"
 
@@ -103,6 +108,10 @@ class MoeCase(Case):
     kernel: str = ""
     protocol: Protocol = Protocol.GRAPH_ONE
 
+    @property
+    def made_by(self) -> str:
+        return self.kernel
+
     def __str__(self) -> str:
         return (
             f"moe {self.dtype} {self.tokens} tokens, {self.hidden} x {self.inter}, top {self.topk} of {self.experts}, "
@@ -146,6 +155,10 @@ class CollectiveCase(Case):
     @property
     def operator(self) -> str:
         return self.op
+
+    @property
+    def made_by(self) -> str:
+        return self.library
 
     def __str__(self) -> str:
         return f"{self.op} {self.dtype} {self.n_bytes:,} B over {self.ranks} ranks [{self.library}]"

@@ -47,6 +47,9 @@ GROUPINGS: tuple[tuple[str, str, Key], ...] = (
     ("by_operator", "By file and operator", lambda r: f"{r.case.file.removesuffix('.csv')}, {r.case.operator}"),
     ("by_band", "By measured latency", lambda r: r.band),
     ("by_bound", "By what binds the prediction", lambda r: r.answer.bound or "not said"),
+    ("by_file_and_band", "By file and measured latency", lambda r: f"{r.case.file.removesuffix('.csv')}, {r.band}"),
+    ("by_file_and_bound", "By file and what binds", lambda r: f"{r.case.file.removesuffix('.csv')}, {r.answer.bound}"),
+    ("by_kernel", "By measured kernel or library", lambda r: r.case.made_by or "not said"),
 )
 
 
@@ -86,8 +89,13 @@ def lines_by(rows: Sequence[RowResult], key: Key) -> list[Line]:
     groups: dict[str, list[RowResult]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
-    rank = {band: place for place, band in enumerate(BANDS)}
-    return [line_of(label, groups[label]) for label in sorted(groups, key=lambda g: (rank.get(g, 0), g))]
+    return [line_of(label, groups[label]) for label in sorted(groups, key=_place)]
+
+
+def _place(label: str) -> tuple[str, int, str]:
+    """By name, bands of latency from short to long."""
+    head, _, last = label.rpartition(", ")
+    return head, BANDS.index(last) if last in BANDS else 0, label
 
 
 # --- worst rows -------------------------------------------------------------------------------------------------------
