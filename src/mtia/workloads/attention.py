@@ -35,9 +35,10 @@ from mtia.kernels.iteration import ceil_div, next_power_of_2
 from mtia.workloads.launches import Buffer, Call, Memory, time_call, trace
 from mtia.workloads.prediction import Prediction, Protocol, predicted
 
-MOST_STEPS = 12_000  # blocks of keys that one simulation walks, all programs together
-LEAST_BLOCKS = 16  # of keys, of a program that is cut short
-LEAST_WAVES = 3  # of a launch that is cut short
+MOST_STEPS = 8_000  # blocks of keys that one simulation walks, all programs together
+LEAST_BLOCKS = 10  # of keys, of a program that is cut short
+MOST_BLOCKS = 20  # of keys, of a program of a decode that is simulated whole
+LEAST_WAVES = 2  # of a launch that is cut short
 LONGEST_SEQ = 4096  # longer prompts are simulated at this length and extended by their blocks
 STORE_ROWS = 64  # tokens that one program of the cache write takes
 PART_ELEMENTS = 8192  # of the partial answers that one program combines
@@ -568,7 +569,8 @@ def _weighed_decode(spec: ChipSpec, p: Attention, splits: int, keys: int) -> Dec
     )
     if splits > 1:
         part_bytes = 4 * p.batch * p.heads * splits * p.head_dim
-        seconds += spec.launch.replace_s + 2 * pe.round_trip_s + 2 * part_bytes / spec.sram.bytes_per_s
+        seconds += spec.launch.replace_s + spec.launch.program_s + 2 * pe.round_trip_s
+        seconds += 2 * part_bytes / spec.sram.bytes_per_s
     return DecodeChoice(splits=splits, keys=keys, seconds=seconds)
 
 
@@ -586,10 +588,12 @@ def _time_decode(spec: ChipSpec, p: Attention, c: DecodeChoice) -> list[KernelTi
     programs = p.batch * p.kv_heads * c.splits
     blocks = ceil_div(_split_tokens(p, c.splits, c.keys), c.keys)
 
-    def call(programs: int, blocks: int) -> Call:
-        return _decode(p, c, (q, k, v, parts, lse, table), programs, blocks)
+    resident = decode_resident(spec, p, c.keys)
 
-    timings = [_time_like_programs(call, memory, programs, blocks, decode_resident(spec, p, c.keys))]
+    def call(programs: int, blocks: int) -> Call:
+        return _decode(p, c, (q, k, v, parts, lse, table), programs, blocks, resident)
+
+    timings = [_time_like_programs(call, memory, programs, blocks, resident)]
     if c.splits > 1:
         memory.warm(parts, written=True)
         memory.warm(lse, written=True)
@@ -602,9 +606,11 @@ def _seen(p: Attention, cache: Buffer) -> Buffer:
     return Buffer(cache.address, cache.dtype, int(cache.n_bytes * p.reach / p.seq))
 
 
-def _decode(p: Attention, c: DecodeChoice, tensors: tuple[Buffer, ...], programs: int, blocks: int) -> Call:
+def _decode(
+    p: Attention, c: DecodeChoice, tensors: tuple[Buffer, ...], programs: int, blocks: int, resident: int | None
+) -> Call:
     """The kernel on a cache [batch, seq, kv_heads, D] whose pages follow each other; the first `programs` of its grid,
-    the first `blocks` of each."""
+    the first `blocks` of each. Programs of one PE work one after the other, so blocks under way are those of all."""
     q, k, v, parts, lse, lengths = tensors
     D = p.head_dim
     row = p.kv_heads * D
@@ -621,6 +627,7 @@ def _decode(p: Attention, c: DecodeChoice, tensors: tuple[Buffer, ...], programs
             G=p.group, BG=next_power_of_2(p.group), BN=c.keys, BD=p.width, D=D, PAGE=0, WINDOWED=p.window > 0,
             SPLIT=c.splits > 1, TYPE=p.math.triton, INDEX=tl.int64,
         ),
+        options=dict(num_stages=2 * (resident or 1)),
     )  # fmt: skip
 
 
@@ -633,7 +640,9 @@ def _time_like_programs(
     waves, rest = divmod(programs, n_pes)
     most_waves = max(LEAST_WAVES, MOST_STEPS // (min(blocks, LEAST_BLOCKS) * n_pes))
     shown = programs if waves <= most_waves else most_waves * n_pes + rest
-    most_blocks = max(LEAST_BLOCKS, MOST_STEPS // shown)
+    most_blocks = max(LEAST_BLOCKS, min(MOST_BLOCKS, MOST_STEPS // shown))
+    if blocks > most_blocks and shown < programs:
+        shown = most_waves * n_pes
 
     def timed(n: int, length: int) -> KernelTiming:
         """Alone: what SRAM holds stays as it was."""
@@ -663,7 +672,9 @@ def _time_combine(p: Attention, c: DecodeChoice, memory: Memory, tensors: tuple[
         arguments=(*tensors, p.batch * p.heads, c.splits),
         constants=dict(ROWS=rows, SPLITS=splits, BD=p.width, D=p.head_dim, INDEX=tl.int64),
     )
-    return _time_like_programs(lambda programs, _: replace(call, grid=(programs,)), memory, call.grid[0], 1)
+    held = memory.spec.pe.resident_programs
+    resident = held if held > 1 else None
+    return _time_like_programs(lambda programs, _: replace(call, grid=(programs,)), memory, call.grid[0], 1, resident)
 
 
 __all__ = ["predict_decode", "predict_prefill"]
