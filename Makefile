@@ -3,11 +3,13 @@
 #   make test    the tests
 #   make check   format, lint, types, tests
 #   make bench   how fast the simulator is
+#   make validate  predictions beside measured silicon: the committed sample, or VALIDATE_ARGS="DIR --sample 40"
 PY := .venv/bin/python
 JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST_ARGS ?=
+VALIDATE_ARGS ?= --expected validation/expected.json
 
-.PHONY: setup demo test check bench format clean
+.PHONY: setup demo test check bench validate format clean
 
 setup:
 	@scripts/setup.sh run
@@ -28,6 +30,9 @@ check:
 
 bench: setup
 	@$(PY) benchmarks/run.py $(BENCH_ARGS)
+
+validate: setup
+	@.venv/bin/mtia validate $(VALIDATE_ARGS)
 
 format:
 	@scripts/setup.sh run dev
