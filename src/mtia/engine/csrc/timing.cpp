@@ -249,6 +249,7 @@ class Cache {
     struct Segment {
         i64 lo, hi, left, moved;  // left: not evicted; moved: touched by this launch, so held by blocks
         double dirty_frac;
+        double owed = 0;  // blocks of it that should have been found, less those that were
     };
 
     i64 live_bytes(const Aged &aged) const {
@@ -274,20 +275,31 @@ class Cache {
         return hi > lo ? std::min(1.0, covered / (double)(hi - lo)) : 0.0;
     }
 
-    // Bytes of a block that were resident before the launch: they move from their segments to the block.
+    // Bytes of a block that were resident before the launch: they move from their segments to the block. Where a share
+    // of a segment is left, that share of its blocks is whole: a block that misses a line waits as long as one that
+    // misses all.
     i64 take_resident(i64 lo, i64 hi, i64 bytes, i64 &dirty_bytes) {
         if (segments_.empty()) return 0;
         double frac = hi > lo ? (double)bytes / (double)(hi - lo) : 0.0;
         double taken = 0, dirty = 0;
         overlapping(lo, hi, [&](Segment &seg, i64 overlap) {
-            double n = frac * (double)overlap * (double)seg.left / (double)(seg.hi - seg.lo);
-            n = std::min(n, (double)bytes - taken);
+            double all = std::min(frac * (double)overlap, (double)bytes - taken);
+            double n = all * whole_or_none(seg);
             taken += n;
             dirty += n * seg.dirty_frac;
             seg.moved += (i64)std::llround(n);
         });
         dirty_bytes = (i64)std::llround(dirty);
         return std::min<i64>(bytes, (i64)std::llround(taken));
+    }
+
+    static double whole_or_none(Segment &seg) {
+        double left = (double)seg.left / (double)(seg.hi - seg.lo);
+        if (left >= 1 || left <= 0) return left;
+        seg.owed += left;
+        if (seg.owed < 0.5) return 0;
+        seg.owed -= 1;
+        return 1;
     }
 
     // What was touched since the launch began belongs to its own blocks now. True if there was any.
