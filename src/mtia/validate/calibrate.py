@@ -28,7 +28,7 @@ GRAPH_FIGURES = ("launch.replace_s", "launch.control_s", "sram.bytes_per_s", "po
 KERNEL_FIGURES = ("dram.efficiency_frac", "sram.bytes_per_s", "power.mac_j", "launch.start_s", "dram.latency_s")
 EAGER_FIGURES = ("launch.host_s", "dram.efficiency_frac", "sram.bytes_per_s", "power.mac_j")
 TABLES = ("gemm", "attention", "ops_eager", "layer_ops_profiled", "layer_ops_serving")
-FIRST_STEP_FRAC = 0.25  # of a figure's range, in logarithms; halved every round
+SCAN_POINTS = 6  # parts of a figure's range, in logarithms, whose ends the first round tries; later steps halve
 LEAST_GAIN = 1e-4  # of the objective: less is no improvement
 
 Predict = Callable[[Case, ChipSpec], float]
@@ -137,43 +137,52 @@ def calibrate(
     spec: ChipSpec, cases: Sequence[Case], keys: Sequence[str], *, rounds: int = 3, predict: Predict | None = None,
     told: Told = lambda line: None,
 ) -> Fit:  # fmt: skip
-    """Coordinate descent: each figure in turn a step up or down as long as that helps; steps halve every round."""
+    """Coordinate descent: each figure in turn over its whole range, then up or down in steps that halve every round."""
     knobs = knobs_of(spec, keys)
     if not cases:
         raise CannotCalibrate(f"{spec.name}: no measurements to calibrate on.")
-    descent = _Descent(spec, cases, knobs, predict or predicted_s)
+    descent = _Descent(spec, cases, knobs, predict or quickly_predicted_s)
     fit = Fit(spec=spec, knobs=knobs, factors_ln={k.key: 0.0 for k in knobs}, before=0.0, objective=0.0)
     fit.before = fit.objective = descent.objective(fit.factors_ln)
     told(f"{spec.name}: mean |ln| {fit.before:.4f} over {len(cases)} rows")
     for turn in range(rounds):
-        before = fit.objective
         for knob in knobs:
-            _descend(descent, fit, knob, FIRST_STEP_FRAC * (knob.high - knob.low) / 2**turn)
+            if turn == 0:
+                _scan(descent, fit, knob)
+            else:
+                _descend(descent, fit, knob, (knob.high - knob.low) / SCAN_POINTS / 2**turn)
             told(f"round {turn + 1}, {knob.key} x {exp(fit.factors_ln[knob.key]):.3f}: {fit.objective:.4f}")
-        if turn and before - fit.objective < LEAST_GAIN:
-            break
     fit.n_evaluations = descent.n_evaluations
     return fit
 
 
+def _scan(descent: _Descent, fit: Fit, knob: Knob) -> None:
+    """The best of a few places over the whole range: a power limit, say, does nothing until it binds."""
+    for i in range(SCAN_POINTS + 1):
+        _try(descent, fit, knob, knob.low + (knob.high - knob.low) * i / SCAN_POINTS)
+
+
 def _descend(descent: _Descent, fit: Fit, knob: Knob, step: float) -> None:
+    """Up or down as long as that helps."""
     for direction in (1.0, -1.0):
         improved = False
-        while (found := _stepped(descent, fit, knob, direction * step)) is not None:
-            fit.factors_ln, fit.objective = found
+        while _try(descent, fit, knob, fit.factors_ln[knob.key] + direction * step):
             improved = True
         if improved:
             return
 
 
-def _stepped(descent: _Descent, fit: Fit, knob: Knob, step: float) -> tuple[dict[str, float], float] | None:
-    """Factors and objective a step on, None where that is no better."""
-    moved = min(max(fit.factors_ln[knob.key] + step, knob.low), knob.high)
+def _try(descent: _Descent, fit: Fit, knob: Knob, factor_ln: float) -> bool:
+    """Moves the knob there if that is better."""
+    moved = min(max(factor_ln, knob.low), knob.high)
     if abs(moved - fit.factors_ln[knob.key]) < 1e-9:
-        return None
+        return False
     factors = {**fit.factors_ln, knob.key: moved}
     objective = descent.objective(factors)
-    return (factors, objective) if objective < fit.objective - LEAST_GAIN else None
+    if objective >= fit.objective - LEAST_GAIN:
+        return False
+    fit.factors_ln, fit.objective = factors, objective
+    return True
 
 
 class _Descent:
@@ -219,7 +228,16 @@ class _Descent:
 
 def predicted_s(case: Case, spec: ChipSpec) -> float:
     """What `mtia validate` predicts for the row. Raises CannotCalibrate where it cannot."""
-    found = answer(case, {case.system: spec})
+    return _seconds(case, spec, fast=False)
+
+
+def quickly_predicted_s(case: Case, spec: ChipSpec) -> float:
+    """As `predicted_s`, by the analytical fast path of the operators that have one: what the descent follows."""
+    return _seconds(case, spec, fast=True)
+
+
+def _seconds(case: Case, spec: ChipSpec, *, fast: bool) -> float:
+    found = answer(case, {case.system: spec}, fast=fast)
     if found.status is not Status.PREDICTED:
         raise CannotCalibrate(f"{case.where} ({case}): {found.error or found.status.value}")
     return found.seconds
@@ -285,6 +303,7 @@ def write_chip(fit: Fit, data: str, path: Path | None = None) -> Path:
 __all__ = [
     "EAGER_FIGURES", "GRAPH_FIGURES", "KERNEL_FIGURES", "MOST_FIGURES", "TABLES", "CannotCalibrate", "Fit", "Knob",
     "calibrate",
-    "calibrated_figures", "default_figures", "errors_on", "knobs_of", "predictable", "predicted_s", "varied",
+    "calibrated_figures", "default_figures", "errors_on", "knobs_of", "predictable", "predicted_s",
+    "quickly_predicted_s", "varied",
     "write_chip",
 ]  # fmt: skip
