@@ -21,11 +21,12 @@ from mtia.validate.statistics import Errors
 def rows_of(
     spec: ChipSpec, folder: Path, *, files: Collection[str] = (), n_per_file: int, draw: int
 ) -> list[Case]:  # fmt: skip
-    """The draw's rows of this chip, whatever its tables call it. Raises MeasuredDataError on an unreadable folder."""
+    """The draw's rows of this chip, whatever its tables call it: of tables of kernels, or of those named in `files`
+    (collectives). Raises MeasuredDataError on an unreadable folder."""
     tables, errors = read_folder(folder)
     if errors:
         raise errors[0]
-    wanted = [table for table in tables if table.kind.name in TABLES and _is_wanted(table.file, files)]
+    wanted = [table for table in tables if (files or table.kind.name in TABLES) and _is_wanted(table.file, files)]
     cases = [case for table in wanted for case in table.cases if _chip_name(case.system) == spec.name]
     return sample(cases, n_per_file, draw=draw)
 
