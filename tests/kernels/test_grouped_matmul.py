@@ -5,9 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mtia.kernels.elementwise import launch
 from mtia.kernels.grouped_matmul import mtia_grouped_matmul, mtia_grouped_matmul_w4
 from mtia.kernels.moe import mtia_combine, mtia_count_experts, mtia_permute, mtia_place, mtia_route
-from mtia.kernels.transformer import mtia_add_rms_norm, mtia_norm_streamed, mtia_quantize_groups
+from mtia.kernels.transformer import (
+    GELU_BY_POWERS,
+    SILU_MUL_BY_POWERS,
+    mtia_add_rms_norm,
+    mtia_norm_streamed,
+    mtia_quantize_groups,
+    mtia_softmax_streamed,
+)
 
 BM = 16
 LAST = 5  # rows of the last tile
@@ -112,3 +120,15 @@ def test_quantised_groups_keep_three_bits() -> None:
     torch.testing.assert_close(scale.cpu(), groups.abs().amax(2) / 448)
     back = out.cpu().float().view(6, 2, 128) * scale.cpu()[..., None]
     torch.testing.assert_close(back, groups, atol=2e-2, rtol=1 / 16)
+
+
+def test_functions_from_powers_of_two() -> None:
+    x = torch.cat([torch.linspace(-90, 90, 500), torch.linspace(-1, 1, 500)])
+    out = torch.empty_like(x, device="mtia")
+    launch(GELU_BY_POWERS, out, (x.to("mtia"),), compute=torch.float32)
+    torch.testing.assert_close(out.cpu(), torch.nn.functional.gelu(x, approximate="tanh"), atol=2e-5, rtol=2e-5)
+    launch(SILU_MUL_BY_POWERS, out, (x.to("mtia"), x.flip(0).to("mtia")), compute=torch.float32)
+    torch.testing.assert_close(out.cpu(), torch.nn.functional.silu(x) * x.flip(0), atol=2e-5, rtol=2e-5)
+    rows = x.view(4, 250)
+    mtia_softmax_streamed[(4,)](rows.to("mtia"), out, 4, 250, WIDTH=64)
+    torch.testing.assert_close(out.cpu().view(4, 250), rows.softmax(1))

@@ -88,3 +88,21 @@ def square_root(x):
         return tl.sqrt(x)
     else:
         return tl.sqrt_rn(x)
+
+
+@triton.jit
+def exp_by_powers(x):
+    """exp of a float32 as a math library computes it where the hardware has powers of two alone."""
+    n = tl.floor(tl.fma(x, 1.4426950408889634, 0.5))
+    power = tl.exp2(tl.fma(x, 1.4426950408889634, -n))
+    scale = ((tl.clamp(n, -127.0, 128.0).to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)  # 0 and infinity beyond
+    return power * scale
+
+
+@triton.jit
+def tanh_by_powers(x):
+    """tanh of a float32 as a math library computes it: a polynomial near zero, else by a power and a quotient."""
+    s = x * x
+    near = tl.fma(tl.fma(tl.fma(tl.fma(s, 0.0157296831, -0.0523039624), s, 0.133152977), s, -0.333327681) * s, x, x)
+    far = tl.fma(1.0 / (tl.exp2(tl.minimum(tl.abs(x) * 2.8853900817779268, 120.0)) + 1.0), -2.0, 1.0)
+    return tl.where(tl.abs(x) < 0.55, near, tl.where(x < 0.0, -far, far))

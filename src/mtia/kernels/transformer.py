@@ -9,9 +9,21 @@ import triton
 import triton.language as tl
 
 from mtia.kernels.elementwise import Operation, define
+from mtia.kernels.functions import exp_by_powers
 
 #: out = silu(gate) * x: the activation between the matrices of a gated feed-forward.
 SILU_MUL = define(Operation("silu_mul", ("gate", "x"), "gate / (1.0 + tl.exp(-gate)) * x"))
+#: The same, and gelu (tanh form), where exponentials come from powers of two.
+SILU_MUL_BY_POWERS = define(
+    Operation("silu_mul_by_powers", ("gate", "x"), "gate / (1.0 + fn.exp_by_powers(-gate)) * x")
+)
+GELU_BY_POWERS = define(
+    Operation(
+        "gelu_by_powers",
+        ("x",),
+        "0.5 * x * (1.0 + fn.tanh_by_powers(x * tl.fma(x * x, 0.035677408136300125, 0.7978845608028654)))",
+    )
+)
 #: Rotary embedding of a pair of halves: out = x * cos + rotated * sin, read from tables.
 ROTATE = define(Operation("rotate", ("x", "rotated", "cos", "sin"), "x * cos + rotated * sin"))
 
@@ -75,4 +87,27 @@ def mtia_norm_streamed(
         y = (x - mean) * rstd
         if HAS_W:
             y = y * tl.load(w_ptr + column, mask=column < N, other=0.0).to(tl.float32)
+        tl.store(out_ptr + start + column, y.to(out_ptr.dtype.element_ty), mask=column < N)
+
+
+@triton.jit(do_not_specialize=["R", "N"])
+def mtia_softmax_streamed(x_ptr, out_ptr, R, N, WIDTH: tl.constexpr):
+    """One row a program, walked three times in blocks: largest, sum of exponentials, quotients."""
+    start = tl.program_id(0).to(tl.int64) * N
+    tops = tl.full((WIDTH,), float("-inf"), tl.float32)
+    for k in range(0, N, WIDTH):
+        column = k + tl.arange(0, WIDTH)
+        x = tl.load(x_ptr + start + column, mask=column < N, other=float("-inf")).to(tl.float32)
+        tops = tl.maximum(tops, x)
+    top = tl.max(tops, 0)
+    sums = tl.zeros((WIDTH,), tl.float32)
+    for k in range(0, N, WIDTH):
+        column = k + tl.arange(0, WIDTH)
+        x = tl.load(x_ptr + start + column, mask=column < N, other=float("-inf")).to(tl.float32)
+        sums += exp_by_powers(tl.maximum(x - top, -200.0))
+    total = tl.sum(sums, 0)
+    for k in range(0, N, WIDTH):
+        column = k + tl.arange(0, WIDTH)
+        x = tl.load(x_ptr + start + column, mask=column < N, other=float("-inf")).to(tl.float32)
+        y = exp_by_powers(tl.maximum(x - top, -200.0)) / total
         tl.store(out_ptr + start + column, y.to(out_ptr.dtype.element_ty), mask=column < N)

@@ -22,8 +22,6 @@ from mtia.kernels.iteration import ceil_div, next_power_of_2
 from mtia.workloads.launches import Buffer, Call, Memory, time_call, touch_call
 from mtia.workloads.prediction import Prediction, Protocol, predicted
 
-THREADS = 1024  # lanes of the largest block of a GPU's programs
-
 DTYPES = {
     "float16": torch.float16,
     "fp16": torch.float16,
@@ -47,13 +45,15 @@ class Problem:
         return self.memory.buffer(self.m * self.n if n_elements is None else n_elements, self.dtype)
 
 
-def whole_row(spec: ChipSpec) -> int:
-    """Longest row that one program holds while it is normalised.
+THREADS = 1024  # lanes of the largest block of a GPU's programs
+BLOCK = 2048  # elements of a step through a long row, four to eight a lane
 
-    Where a PE interleaves several programs their rows are held in registers: frameworks walk rows of more than a block
-    of threads has lanes in steps (PyTorch's softmax, Inductor's reductions, vLLM's RMS norm: 1024).
-    """
-    return normalise.WHOLE if spec.pe.resident_programs == 1 else THREADS
+
+def shares_lanes(spec: ChipSpec) -> bool:
+    """A PE that interleaves several programs: frameworks' kernels for such chips hold rows of up to `THREADS` elements
+    in registers, walk longer ones two or three times (PyTorch's softmax and norms, Inductor's reductions, vLLM's RMS
+    norm), and compute exponentials on the lanes from powers of two; other chips have tables."""
+    return spec.pe.resident_programs > 1
 
 
 def flat(problem: Problem, operation: Operation, n_inputs: int) -> Call:
@@ -71,20 +71,27 @@ def gated(problem: Problem) -> Call:
     m, n = problem.m, problem.n
     both = torch.empty((m, 2 * n), dtype=problem.dtype, device="meta")
     tensors = [torch.empty((m, n), dtype=problem.dtype, device="meta"), both[:, :n], both[:, n:]]
-    operation = transformer.SILU_MUL
+    operation = transformer.SILU_MUL_BY_POWERS if shares_lanes(problem.memory.spec) else transformer.SILU_MUL
     names = (*operation.outputs, *operation.inputs)
     found = plan(operation, (m, n), tensors, names, (), compute_dtype(problem.dtype))
     x, out = problem.tensor(2 * m * n), problem.tensor()
     return Call(kernel=found.kernel, grid=found.grid, arguments=(out, x, x.at(n), *found.integers))
 
 
+def activation(problem: Problem) -> Call:
+    """gelu, tanh form."""
+    by_powers = shares_lanes(problem.memory.spec)
+    return flat(problem, transformer.GELU_BY_POWERS if by_powers else pointwise.GELU_TANH, 1)
+
+
 def softmax(problem: Problem) -> Call:
     """Along n."""
     m, n = problem.m, problem.n
     x, out = problem.tensor(), problem.tensor()
-    kernel, grid, constants = normalise.softmax_launch(
-        m, n, problem.dtype, log=False, whole=whole_row(problem.memory.spec)
-    )
+    if n > THREADS and shares_lanes(problem.memory.spec):
+        kernel, grid, constants = transformer.mtia_softmax_streamed, (m,), dict(WIDTH=BLOCK)
+    else:
+        kernel, grid, constants = normalise.softmax_launch(m, n, problem.dtype, log=False)
     return Call(kernel=kernel, grid=grid, arguments=(x, out, m, n), constants=constants)
 
 
@@ -92,9 +99,16 @@ def layer_norm(problem: Problem, *, centre: bool, affine: bool) -> Call:
     """Layer norm along n; without `centre` RMS norm; `affine`: with weight (and bias where centred)."""
     m, n = problem.m, problem.n
     x, out, weight, bias = problem.tensor(), problem.tensor(), problem.tensor(n), problem.tensor(n)
+    if n > THREADS and shares_lanes(problem.memory.spec):
+        return Call(
+            kernel=transformer.mtia_norm_streamed,
+            grid=(m,),
+            arguments=(x, weight, out, 1e-5, m, n),
+            constants=dict(WIDTH=BLOCK, CENTRE=centre, HAS_W=affine),
+        )
     mean, rstd = (problem.memory.buffer(m, torch.float32) for _ in range(2))
     kernel, grid, constants = normalise.norm_launch(
-        m, n, problem.dtype, centre=centre, weight=affine, bias=affine and centre, whole=whole_row(problem.memory.spec)
+        m, n, problem.dtype, centre=centre, weight=affine, bias=affine and centre
     )
     return Call(kernel=kernel, grid=grid, arguments=(x, weight, bias, out, mean, rstd, 1e-5, m, n), constants=constants)
 
@@ -129,7 +143,7 @@ def quantize(problem: Problem, group: int = 128) -> Call:
 OPERATORS: dict[str, Callable[[Problem], Call]] = {
     "add": lambda p: flat(p, pointwise.ADD, 2),
     "copy": lambda p: flat(p, copy.COPY, 1),
-    "gelu": lambda p: flat(p, pointwise.GELU_TANH, 1),
+    "gelu": activation,
     "softmax": softmax,
     "layernorm": lambda p: layer_norm(p, centre=True, affine=False),
     "rmsnorm": lambda p: layer_norm(p, centre=False, affine=True),
