@@ -191,6 +191,7 @@ class Choice:
     splits: int
     group: int
     slots: int
+    store_slots: int
     step: int  # elements of depth
     kernel_s: float
     sum_s: float  # of the kernel that adds the partial sums of a split depth; 0: none
@@ -244,8 +245,9 @@ def same_tiling(machine: Machine, problem: Problem, held: Kept, choice: Choice) 
 
 
 def _step(problem: Problem) -> int:
-    """Elements of depth that one step takes: as many as a memory line holds without their scales."""
-    return max(16, 1 << int(log2(STEP_BYTES / max(problem.x_bytes, problem.w_bytes)) + 0.5))
+    """Elements of depth that one step takes: as many as a memory line holds without their scales, no more than k."""
+    line = 1 << int(log2(STEP_BYTES / max(problem.x_bytes, problem.w_bytes)) + 0.5)
+    return max(16, min(line, 1 << (problem.k - 1).bit_length()))
 
 
 def quantise_s(machine: Machine, problem: Problem, held: Kept) -> float:
@@ -292,6 +294,12 @@ class _Weighing:
         together = np.minimum(self.waves, self.machine.resident_programs)
         return np.maximum(2, np.minimum(np.floor(self.room / bytes_), MOST_SLOTS * together))
 
+    def store_slots(self) -> np.ndarray:
+        """Two tiles on their way out where local memory has room for the second, else one."""
+        taken = self.slots * (self.x_step + self.w_step)
+        tile = self.machine.local_memory_bytes - self.room
+        return np.where(taken + tile <= self.room, 2, 1)
+
     def _group(self) -> np.ndarray:
         """Rows of tiles in a band: what runs at once is about as high as wide."""
         at_once = np.minimum(self.machine.n_pes, self.tiles_m * self.tiles_n)
@@ -302,7 +310,8 @@ class _Weighing:
         m, p = self.machine, self.problem
         read, written = self.dram_bytes()
         sram_bytes = self.sram_bytes()
-        latency = m.sram_latency_s + np.minimum(1.0, read / sram_bytes) * m.dram_latency_s
+        missed = np.minimum(1.0, read / self.distinct_bytes())
+        latency = m.sram_latency_s + (1 - (1 - missed) ** self.slots) * m.dram_latency_s  # the slowest step under way
         parts = np.stack(
             [
                 (self.waves * self.steps - 1) * self.step_s(latency),
@@ -324,6 +333,7 @@ class _Weighing:
         names = ("bm", "bn", "bn2", "splits", "group", "slots")
         return Choice(
             **dict(zip(names, whole, strict=True)),
+            store_slots=int(self.store_slots()[i]),
             step=self.step,
             kernel_s=float(kernel_s[i]),
             sum_s=float(sum_s[i]),
@@ -382,6 +392,12 @@ class _Weighing:
         """Read and, but for the last tiles (`drain_s`), written."""
         stored = np.maximum(0, self.programs - self.machine.n_pes) * self._tile_bytes()
         return self.programs * self.steps * self._shared_step_bytes() + stored
+
+    def distinct_bytes(self) -> np.ndarray:
+        """What PEs ask for, data that several of them use at once counted once: all of them wait if it misses."""
+        at_once = np.minimum(self.machine.n_pes, self.programs)
+        strips = self.group * self.x_step + np.maximum(1.0, at_once / self.group / self.splits) * self.w_step
+        return self.programs / at_once * self.steps * self.splits * strips
 
     def dram_bytes(self) -> tuple[np.ndarray, float]:
         """Read (with what later bands fetch again) and written."""

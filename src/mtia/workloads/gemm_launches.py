@@ -89,7 +89,7 @@ def multiply(problem: Problem, choice: Choice, formats: Formats, t: Tensors, int
         arguments=(*tensors, m, n, k, depth, choice.group),
         constants=constants,
         load_slots=slots,
-        store_slots=1,
+        store_slots=choice.store_slots,
     )
 
 
