@@ -137,5 +137,7 @@ def _collect_edges(block: c.Block, edges: Edges, data: Edges) -> None:
             case _:
                 _depend_on_all(edges, cmd.results, cmd.operands)
                 _depend_on_all(data, cmd.results, cmd.operands)
+                for combine in cmd.blocks:  # a reduction's or scan's own region: run wherever its results are wanted
+                    _depend_on_all(edges, cmd.results, combine.yields)
         for inner in cmd.blocks:
             _collect_edges(inner, edges, data)
