@@ -94,7 +94,7 @@ class AttentionCase(Case):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoeCase(Case):
-    """The fused expert block on one rank of `moe_tp` x `moe_ep`. `kernel`: the source's name of it, for reports."""
+    """The fused expert block on one rank of `moe_tp` x `moe_ep`. `kernel`: the source's framework and name of it."""
 
     tokens: int
     hidden: int
@@ -106,6 +106,7 @@ class MoeCase(Case):
     gated: bool
     distribution: str
     kernel: str = ""
+    version: str = ""  # of the framework
     protocol: Protocol = Protocol.GRAPH_ONE
 
     @property

@@ -98,7 +98,8 @@ def _attention(case: AttentionCase, spec: ChipSpec) -> dict[str, Any]:
 def _moe(case: MoeCase, spec: ChipSpec) -> dict[str, Any]:
     return {"tokens": case.tokens, "hidden": case.hidden, "inter": case.inter, "topk": case.topk,
             "experts": case.experts, "moe_tp": case.moe_tp, "moe_ep": case.moe_ep, "gated": case.gated,
-            "dtype": case.dtype, "distribution": case.distribution, "protocol": case.protocol}  # fmt: skip
+            "dtype": case.dtype, "distribution": case.distribution, "protocol": case.protocol,
+            "kernel": case.kernel, "version": case.version}  # fmt: skip
 
 
 def _op(case: OpCase, spec: ChipSpec) -> dict[str, Any]:

@@ -45,6 +45,7 @@ COLLECTIVE_DTYPES = {
     "float32": "float32", "fp8": "fp8",
 }  # fmt: skip
 PLAIN_NORM_FAMILIES = ("phi-1", "phi-2", "gpt", "opt-", "falcon", "bloom", "pythia", "starcoder")
+COMPILED_OPS = (("A100", "layernorm"), ("A100", "gelu"))  # LLMCompass times these through torch.compile on CUDA
 SEE_README = "see README"  # MI210 softmax and layernorm of the eager table: its own scripts say float32
 ROTATED_WEIGHTS, FEWEST_WEIGHTS = 6, 5
 NORMALISED_TO = ("h100_meta", 1 << 31)
@@ -150,6 +151,7 @@ def _moe(row: Row, table: str, cells: tuple[str, ...]) -> Case:
         gated=row.one_of("gated", ("0", "1")) == "1",
         distribution=distribution,
         kernel=f"{row.text('framework')} {row.text('kernel')}",
+        version=row.cells.get("version", ""),
     )
 
 
@@ -193,7 +195,8 @@ def _eager(row: Row, table: str, cells: tuple[str, ...]) -> Case:
     if op == "matmul":
         return GemmCase(**common, **_mnk(row), protocol=Protocol.EAGER)
     m, n = row.count("m"), row.count("n")
-    return OpCase(**common, op=op, m=m, n=n, protocol=Protocol.EAGER, norm="layer" if op == "layernorm" else "")
+    protocol = Protocol.COMPILED if (common["system"], op) in COMPILED_OPS else Protocol.EAGER
+    return OpCase(**common, op=op, m=m, n=n, protocol=protocol, norm="layer" if op == "layernorm" else "")
 
 
 def _vidur(row: Row, table: str, cells: tuple[str, ...]) -> Case:
@@ -205,6 +208,8 @@ def _vidur(row: Row, table: str, cells: tuple[str, ...]) -> Case:
     row.one_of("op", (*VIDUR_OPS, "gemm:*"))
     plain = any(family in model.lower() for family in PLAIN_NORM_FAMILIES)
     is_norm = op.endswith("layernorm")
+    if op == "add" and plain:  # attention and feed-forward side by side: both are added to the residual
+        op = "add_add"
     return OpCase(
         **common, op=op, m=row.count("m"), n=row.count("n"), protocol=Protocol.KERNEL,
         gated=op == "mlp_act" and not plain, norm=("layer" if plain else "rms") if is_norm else "",

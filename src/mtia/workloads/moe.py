@@ -159,18 +159,20 @@ class Build:
     `fuses`: the first multiply's epilogue activates (and quantises); else launches of their own do.
     `fixed_tiles`: tiles that do not look at the chip (Triton's fused kernel without a table made for the shape).
     `expands`: weights of four bits become bfloat16 when they are loaded, once and for all.
+    `helpers`: further small launches: cleared counters, steps of the sort, descriptors of the multiplies' operands.
     """
 
     gathers: bool = False
     fuses: bool = False
     fixed_tiles: bool = False
     expands: bool = False
+    helpers: int = 0
     remote: Remote = Remote.DROPPED
 
 
-LIBRARY = Build()
+LIBRARY = Build(helpers=3)
 FUSED = Build(gathers=True, fuses=True)
-PORTABLE = Build(gathers=True, fixed_tiles=True, remote=Remote.ZEROED)
+PORTABLE = Build(gathers=True, fixed_tiles=True, helpers=1, remote=Remote.ZEROED)
 SGLANG = replace(PORTABLE, expands=True)
 SGLANG_MULTIPLYING = replace(SGLANG, remote=Remote.MULTIPLIED)
 
@@ -181,7 +183,7 @@ def build_of(kernel: str, version: str = "") -> Build:
     or another library's."""
     if "fused_moe_triton" in kernel:
         return SGLANG_MULTIPLYING if version.startswith(("0.4", "0.5.10")) else SGLANG
-    if "triton_tritonexperts" in kernel or kernel == "vllm_fused_moe":
+    if "triton_tritonexperts" in kernel or kernel.endswith("vllm_fused_moe"):
         return PORTABLE
     return FUSED if "flashinfer_trtllm" in kernel else LIBRARY
 
@@ -249,14 +251,18 @@ def predict_moe(
     dtype: str = "bfloat16",
     distribution: str = BALANCED,
     protocol: Protocol = Protocol.GRAPH_ONE,
-    build: Build = LIBRARY,
+    kernel: str = "",
+    version: str = "",
+    build: Build | None = None,
 ) -> Prediction:
     """Latency of the expert block on the rank with most work, run again and again on the same tokens and weights.
 
-    `tokens` is the count before experts are shared out. Raises BadProblem for sizes, splits or names without sense,
+    `tokens` is the count before experts are shared out. `kernel` and `version` name the library's kernel and framework
+    as measured data do (`build_of`); or give the `build`. Raises BadProblem for sizes, splits or names without sense,
     UnsupportedDtype for a format whose multiply the chip lacks.
     """
     _check(tokens, hidden, inter, topk, experts, moe_tp, moe_ep)
+    build = build or build_of(kernel, version)
     block = Block(
         tokens=tokens,
         hidden=hidden,
@@ -374,6 +380,7 @@ class _Run:
         b = self.block
         weights = self.memory.buffer(b.tokens * b.topk, torch.float32)
         timings = routing_timings(self.spec, b.tokens, b.experts, b.topk)
+        timings += (timings[-1],) * b.build.helpers
         return [_Step(lambda timing=timing: timing, (), (weights,)) for timing in timings], weights
 
     def _permute(self, x: Buffer, copied: Buffer) -> _Step:
