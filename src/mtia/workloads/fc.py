@@ -107,16 +107,23 @@ def _streamed(spec: ChipSpec, m: int, k: int, n: int, dtype: torch.dtype, t: Til
     """Everything from DRAM, output stationary."""
     memory = Memory(spec)
     layer = _layer(memory, m, k, n, dtype, "dram")
-    one = 1.0 if dtype.is_floating_point else 1
-    call = Call(
+    timing = time_call(streamed_call(spec, layer.x, layer.w, layer.out, m, k, n, t), memory)
+    return predicted(spec, protocol, [timing], f"output stationary, tiles of {t.m} x {t.n}, {t.k} deep")
+
+
+def streamed_call(spec: ChipSpec, x: Buffer, w: Buffer, out: Buffer, m: int, k: int, n: int, t: Tiling) -> Call:
+    """out[m, n] = x[m, k] @ w[n, k]^T, output stationary; sums in int32 for int8, else float32."""
+    floating = x.dtype.is_floating_point
+    one = 1.0 if floating else 1
+    return Call(
         kernel=mtia_matmul,
         grid=(ceil_div(m, t.m) * ceil_div(n, t.n), 1),
-        arguments=(layer.x, layer.w, layer.out, layer.out, one, one, m, n, k, 0, k, 1, 0, 1, k, 0, 0, 0, 0, n, 1),
+        arguments=(x, w, out, out, one, one, m, n, k, 0, k, 1, 0, 1, k, 0, 0, 0, 0, n, 1),
         constants=dict(
             BM=t.m,
             BN=t.n,
             BK=t.k,
-            ACC=tl.float32 if dtype.is_floating_point else tl.int32,
+            ACC=tl.float32 if floating else tl.int32,
             GROUP=spec.grid.cols,
             EVEN_K=k % t.k == 0,
             SCALED=False,
@@ -125,9 +132,6 @@ def _streamed(spec: ChipSpec, m: int, k: int, n: int, dtype: torch.dtype, t: Til
         ),
         options=dict(num_stages=t.stages),
     )
-    return predicted(
-        spec, protocol, [time_call(call, memory)], f"output stationary, tiles of {t.m} x {t.n}, {t.k} deep"
-    )
 
 
-__all__ = ["PLACES", "predict_fc"]
+__all__ = ["PLACES", "predict_fc", "streamed_call"]
