@@ -333,9 +333,10 @@ def choose_prefill(spec: ChipSpec, p: Attention) -> PrefillChoice:
 
 
 def _prefill_candidates(spec: ChipSpec, p: Attention) -> list[PrefillChoice]:
-    """The library's tile for this head size, with the query heads of a KV head apart or together."""
+    """The library's tile for this head size, with the query heads of a KV head apart or, where the threads that
+    multiply fetch the queries themselves, together; a copy engine fetches boxes of one head."""
     rows, keys = _library_tile(spec, p)
-    packed = next_power_of_2(p.group)
+    packed = 1 if spec.pe.dpe.separate_accumulators else next_power_of_2(p.group)
     found = []
     for grouped in sorted({1, packed if packed <= rows else 1}):
         for lookahead in (False, True):
