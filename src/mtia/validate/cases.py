@@ -33,7 +33,7 @@ class Case:
 
     @property
     def made_by(self) -> str:
-        """Kernel or library that was measured, where the table says; for reports, never for predictions."""
+        """Kernel or library that was measured, where the table says."""
         return ""
 
     def __str__(self) -> str:

@@ -1,7 +1,8 @@
 """From a case to a prediction: which entry point of `mtia.workloads` answers it, and with which arguments.
 
 Entry points are imported when first asked for; one that does not exist is said so, row by row, and is no error of the
-row. Everything that a table knows and a prediction must not (framework, kernel name, chip name) stops here.
+row. What a prediction must not know (the chip's name, measured latencies) stops here; a kernel's name goes on where it
+says which kernels a library launches (`moe.build_of`, `collective.method_of`).
 """
 
 from __future__ import annotations
