@@ -28,7 +28,7 @@ GRAPH_FIGURES = ("launch.replace_s", "launch.control_s", "sram.bytes_per_s", "po
 KERNEL_FIGURES = ("dram.efficiency_frac", "sram.bytes_per_s", "power.mac_j", "launch.start_s", "dram.latency_s")
 EAGER_FIGURES = ("launch.host_s", "dram.efficiency_frac", "sram.bytes_per_s", "power.mac_j")
 TABLES = ("gemm", "attention", "ops_eager", "layer_ops_profiled", "layer_ops_serving")
-SCAN_POINTS = 6  # parts of a figure's range, in logarithms, whose ends the first round tries; later steps halve
+SCAN_POINTS = 12  # parts of a figure's range, in logarithms, whose ends the first round tries; later steps halve
 LEAST_GAIN = 1e-4  # of the objective: less is no improvement
 
 Predict = Callable[[Case, ChipSpec], float]
