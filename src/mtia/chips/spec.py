@@ -184,6 +184,7 @@ class LaunchSpec:
     start_s: float  # work-queue engines fetch, PEs start (first program instance)
     replace_s: float  # a following queued job replaces a finished one (back to back)
     finish_s: float  # completion barrier and report
+    overlap_s: float = 0.0  # of replace_s, hidden where a kernel follows one of its own: set up before that has ended
     program_s: float = 0.0  # a program instance that is a block of its own is set up: threads, barriers, descriptors
 
 

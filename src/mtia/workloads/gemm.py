@@ -75,6 +75,7 @@ def predict_gemm(
         source_bytes=2.0 if formats.quantised else 0.0,
         rows_quantised=formats.quantised and not formats.group,
         one_width=formats.scaling is not Scaling.NONE,
+        may_split=formats.scaling is Scaling.NONE,
         accumulators=2 if formats.scaling is Scaling.PROMOTED else 1,
         copies=copies,
     )

@@ -49,6 +49,7 @@ class Problem:
     source_bytes: float = 0.0  # of x before it is quantised; 0: it is not
     rows_quantised: bool = False  # by whole rows, a row a program
     one_width: bool = False  # of the kernel's tiles
+    may_split: bool = True  # depth among programs
     accumulators: int = 1  # of a tile
     copies: int = 6
 
@@ -208,7 +209,13 @@ class Choice:
 
 @lru_cache(maxsize=256)
 def _candidates(
-    machine: Machine, out_bytes: float, step: int, step_bytes: float, one_width: bool, accumulators: int
+    machine: Machine,
+    out_bytes: float,
+    step: int,
+    step_bytes: float,
+    one_width: bool,
+    may_split: bool,
+    accumulators: int,
 ) -> tuple[np.ndarray, ...]:
     """Tiles and splits that fit accumulators and, two steps deep beside the tile, local memory; arrays over all."""
     rows = []
@@ -216,7 +223,7 @@ def _candidates(
         for bn, bn2 in WIDTHS:
             if bm * (bn + bn2) * PARTIAL_BYTES * accumulators > machine.accumulator_bytes or (one_width and bn2):
                 continue
-            for splits in SPLITS:
+            for splits in SPLITS if may_split else SPLITS[:1]:
                 room = _room(machine, bm * (bn + bn2), splits, out_bytes)
                 if room >= 2 * (bm + bn + bn2) * step_bytes:
                     rows.append((bm, bn, bn2, splits, room))
@@ -233,7 +240,9 @@ def choose(machine: Machine, problem: Problem, held: Kept | None = None) -> Choi
     held = held or kept(machine, problem)
     step = _step(problem)
     step_bytes = step * max(problem.x_bytes, problem.w_bytes)
-    a = _candidates(machine, problem.out_bytes, step, step_bytes, problem.one_width, problem.accumulators)
+    a = _candidates(
+        machine, problem.out_bytes, step, step_bytes, problem.one_width, problem.may_split, problem.accumulators
+    )
     return _Weighing(machine, problem, held, step, *a).best()
 
 

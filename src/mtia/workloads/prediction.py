@@ -44,7 +44,8 @@ def launch_overhead_s(spec: ChipSpec, protocol: Protocol, n_launches: int) -> fl
         case Protocol.KERNEL:  # a profiler's kernel begins when the grid is launched, before its first instruction
             return path.start_s * n_launches
         case Protocol.GRAPH_CHAIN:
-            return between + path.replace_s
+            alike = path.overlap_s if n_launches == 1 else 0.0  # a chain of one kernel
+            return between + path.replace_s - alike
         case Protocol.GRAPH_ONE:
             return between + path.control_s + path.start_s + path.finish_s
         case Protocol.EAGER:
