@@ -380,16 +380,12 @@ class _Compiler:
         self._define(info, at, active, (self.group,))
 
     def _after_group(self, deps: Iterable[int]) -> bool:
-        """Whether one of the nodes waits for the open group: a scalar made from a tile's reduction, say."""
-        pending, seen = [d for d in deps if d > self.group], set[int]()
-        while pending:
-            node = pending.pop()
-            if self.group in self.nodes[node].deps:
-                return True
-            fresh = {d for d in self.nodes[node].deps if d > self.group} - seen
-            seen |= fresh
-            pending.extend(fresh)
-        return False
+        """Whether one of the nodes waits for the open group: a scalar made from a tile's reduction, say.
+
+        What follows an open group is the core's, which works in order: a node also waits for all before it.
+        """
+        last = max(deps, default=-1)
+        return any(self.group in self.nodes[node].deps for node in range(self.group + 1, last + 1))
 
     def _spend(self, node: Node, cost: Cost) -> None:
         node.cycles[UNIT_INDEX[cost.unit]] += cost.cycles
