@@ -310,9 +310,27 @@ class _Weighing:
         return np.where(taken + tile <= self.room, 2, 1)
 
     def _group(self) -> np.ndarray:
-        """Rows of tiles in a band: what runs at once is about as high as wide."""
+        """Rows of tiles in a band: what runs at once as high as wide, or all rows, or one: the least from DRAM."""
         at_once = np.minimum(self.machine.n_pes, self.tiles_m * self.tiles_n)
-        return np.clip(np.round(np.sqrt(at_once * self.width / self.bm)), 1, self.tiles_m)
+        square = np.clip(np.round(np.sqrt(at_once * self.width / self.bm)), 1, self.tiles_m)
+        best, least = square, np.sum(self._passes(square), axis=0)
+        for group in (self.tiles_m, np.ones_like(square)):
+            bytes_ = np.sum(self._passes(group), axis=0)
+            best, least = np.where(bytes_ < least, group, best), np.minimum(bytes_, least)
+        return best
+
+    def _passes(self, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Bytes of x and w that all passes over them fetch, if SRAM holds nothing at first: x again for each set of
+        columns worked on at once unless its strip stays, w again for each band unless it stays."""
+        m, p = self.machine, self.problem
+        x, w = p.m * p.k * p.x_bytes, p.n * p.k * p.w_bytes
+        columns = np.clip(np.round(m.n_pes / group), 1, self.tiles_n)
+        strip = np.minimum(x, group * self.bm * p.k * p.x_bytes)
+        beside = np.minimum(w, columns * self.width * p.k * p.w_bytes)
+        x_stays = np.clip((m.sram_bytes - beside) / strip, 0, 1)
+        w_stays = np.clip((m.sram_bytes - strip) / w, 0, 1)
+        sets, bands = np.ceil(self.tiles_n / columns), np.ceil(self.tiles_m / group)
+        return x * (1 + (sets - 1) * (1 - x_stays)), w * (1 + (bands - 1) * (1 - w_stays))
 
     def best(self) -> Choice:
         """The candidate of least time; of equals the first."""
@@ -409,14 +427,12 @@ class _Weighing:
         return self.programs / at_once * self.steps * self.splits * strips
 
     def dram_bytes(self) -> tuple[np.ndarray, float]:
-        """Read (with what later bands fetch again) and written."""
-        _, w, out = self.problem.tensor_bytes
-        x = self.problem.m * self.problem.k * self.problem.x_bytes
-        strip = self.group * self.bm * self.problem.k * self.problem.x_bytes
-        fits = np.clip((self.machine.sram_bytes - strip) / w, 0, 1)
-        bands = np.ceil(self.tiles_m / self.group)
-        again = w * (bands - 1) * (1 - fits)
-        return w * (1 - self.held.w) + x * (1 - self._x_held()) + again, out * (1 - self.held.out)
+        """Read (less what SRAM holds from the calls before) and written."""
+        p = self.problem
+        x, w = p.m * p.k * p.x_bytes, p.n * p.k * p.w_bytes
+        x_read, w_read = self._passes(self.group)
+        found = w * self.held.w + x * self._x_held()
+        return x_read + w_read - found, p.m * p.n * p.out_bytes * (1 - self.held.out)
 
     def sum_s(self) -> np.ndarray:
         """The second kernel of a split depth: a round trip, all partial sums."""
