@@ -24,8 +24,6 @@ GELU_BY_POWERS = define(
         "0.5 * x * (1.0 + fn.tanh_by_powers(x * tl.fma(x * x, 0.035677408136300125, 0.7978845608028654)))",
     )
 )
-#: Rotary embedding of a pair of halves: out = x * cos + rotated * sin, read from tables.
-ROTATE = define(Operation("rotate", ("x", "rotated", "cos", "sin"), "x * cos + rotated * sin"))
 
 
 @triton.jit(do_not_specialize=["R", "N"])
@@ -111,3 +109,22 @@ def mtia_softmax_streamed(x_ptr, out_ptr, R, N, WIDTH: tl.constexpr):
         x = tl.load(x_ptr + start + column, mask=column < N, other=float("-inf")).to(tl.float32)
         y = exp_by_powers(tl.maximum(x - top, -200.0)) / total
         tl.store(out_ptr + start + column, y.to(out_ptr.dtype.element_ty), mask=column < N)
+
+
+@triton.jit(do_not_specialize=["HEADS"])
+def mtia_rope(x_ptr, table_ptr, HEADS, ROWS: tl.constexpr, HALF: tl.constexpr):
+    """x[token, head, :] turned in place by the angles of its token, ROWS heads a program.
+
+    `table`: [tokens, 2 * HALF], cosines then sines. Element i turns with element i + HALF.
+    """
+    token = tl.program_id(1).to(tl.int64)
+    head = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, HALF)
+    mask = (head < HEADS)[:, None]
+    cosine = tl.load(table_ptr + token * (2 * HALF) + column).to(tl.float32)[None, :]
+    sine = tl.load(table_ptr + token * (2 * HALF) + HALF + column).to(tl.float32)[None, :]
+    at = x_ptr + (token * HEADS + head[:, None]) * (2 * HALF) + column[None, :]
+    a = tl.load(at, mask=mask, other=0.0).to(tl.float32)
+    b = tl.load(at + HALF, mask=mask, other=0.0).to(tl.float32)
+    tl.store(at, (a * cosine - b * sine).to(x_ptr.dtype.element_ty), mask=mask)
+    tl.store(at + HALF, (b * cosine + a * sine).to(x_ptr.dtype.element_ty), mask=mask)

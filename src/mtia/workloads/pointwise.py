@@ -96,7 +96,10 @@ def softmax(problem: Problem) -> Call:
 
 
 def layer_norm(problem: Problem, *, centre: bool, affine: bool) -> Call:
-    """Layer norm along n; without `centre` RMS norm; `affine`: with weight (and bias where centred)."""
+    """Layer norm along n; without `centre` RMS norm; `affine`: with weight (and bias where centred).
+
+    Where lanes are shared RMS norm is vLLM's first kernel, a lane an element at a time.
+    """
     m, n = problem.m, problem.n
     x, out, weight, bias = problem.tensor(), problem.tensor(), problem.tensor(n), problem.tensor(n)
     if n > THREADS and shares_lanes(problem.memory.spec):
@@ -104,7 +107,7 @@ def layer_norm(problem: Problem, *, centre: bool, affine: bool) -> Call:
             kernel=transformer.mtia_norm_streamed,
             grid=(m,),
             arguments=(x, weight, out, 1e-5, m, n),
-            constants=dict(WIDTH=BLOCK, CENTRE=centre, HAS_W=affine),
+            constants=dict(WIDTH=BLOCK if centre else THREADS, CENTRE=centre, HAS_W=affine),
         )
     mean, rstd = (problem.memory.buffer(m, torch.float32) for _ in range(2))
     kernel, grid, constants = normalise.norm_launch(
@@ -121,6 +124,21 @@ def add_rms_norm(problem: Problem) -> Call:
         grid=(problem.m,),
         arguments=(x, residual, weight, out, 1e-5, problem.m, problem.n),
         constants=dict(WIDTH=next_power_of_2(problem.n)),
+    )
+
+
+def rope(problem: Problem, head: int = 128) -> Call:
+    """Rotary embedding in place; heads of `head` elements (or one narrower head)."""
+    half = max(1, min(head, next_power_of_2(problem.n)) // 2)
+    heads = ceil_div(problem.n, 2 * half)
+    rows = max(1, min(next_power_of_2(heads), BLOCK // half))
+    x = problem.tensor(problem.m * heads * 2 * half)
+    table = problem.tensor(problem.m * 2 * half)
+    return Call(
+        kernel=transformer.mtia_rope,
+        grid=(ceil_div(heads, rows), problem.m),
+        arguments=(x, table, heads),
+        constants=dict(ROWS=rows, HALF=half),
     )
 
 
@@ -152,7 +170,7 @@ OPERATORS: dict[str, Callable[[Problem], Call | list[Call]]] = {
     "add_rmsnorm": add_rms_norm,
     "silu_mul": gated,
     "mlp_act": gated,
-    "rope": lambda p: flat(p, transformer.ROTATE, 4),
+    "rope": rope,
     "quantize": quantize,
 }
 
@@ -180,7 +198,8 @@ def predict_op(
         if value < 1:
             raise BadProblem(f"vector operator {op}", argument=name, value=value, allowed="at least 1 is needed")
     memory = Memory(spec)
-    made = OPERATORS[op](Problem(memory, m, n, dtype_named(dtype)))
+    problem = Problem(memory, m, n, dtype_named(dtype))
+    made = OPERATORS[op](problem)
     calls = made if isinstance(made, list) else [made]
     if flushed:
         overwrite(memory)
