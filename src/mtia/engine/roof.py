@@ -38,6 +38,13 @@ def footprints(trace: Trace, accesses: list[Access]) -> tuple[Footprint, ...]:
     return tuple(f for f in found if f is not None)
 
 
+def footprints_of(trace: Trace) -> tuple[Footprint, ...]:
+    """Those of all accesses, worked out once per trace: timing and what it leaves in SRAM both ask."""
+    if trace.footprints is None:
+        trace.footprints = footprints(trace, [step.access for step in trace.steps if step.access is not None])
+    return trace.footprints  # type: ignore[return-value]
+
+
 def _footprint(group: list[Access]) -> Footprint | None:
     used = [a for a in group if np.any(np.asarray(a.n_bytes) > 0)]
     if not used:
@@ -151,4 +158,4 @@ def _dram_bytes(spec: ChipSpec, touched: tuple[Footprint, ...], residency: Resid
     return sum(missing(f) for f in touched if not f.written_bytes) + max(0, written_and_read - spec.sram.capacity_bytes)
 
 
-__all__ = ["Footprint", "footprints", "roof_terms_fs", "roofline_fs", "total_bytes", "unit_cycles"]
+__all__ = ["Footprint", "footprints", "footprints_of", "roof_terms_fs", "roofline_fs", "total_bytes", "unit_cycles"]

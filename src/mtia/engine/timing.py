@@ -29,7 +29,15 @@ from mtia.chips.spec import ChipSpec, SourceKind
 from mtia.engine.energy import Energy, energy_of
 from mtia.engine.memory import Residency
 from mtia.engine.native import library
-from mtia.engine.roof import Footprint, footprints, roof_terms_fs, roofline_fs, streamed_once, total_bytes, unit_cycles
+from mtia.engine.roof import (
+    Footprint,
+    footprints_of,
+    roof_terms_fs,
+    roofline_fs,
+    streamed_once,
+    total_bytes,
+    unit_cycles,
+)
 from mtia.engine.schedule import UNIT_INDEX, UNITS, Node, Schedule, compile_schedule, infos_of
 from mtia.engine.timeline import PARTS, KernelTiming, Span, Timeline
 from mtia.engine.trace import Access, Trace
@@ -53,7 +61,7 @@ def run_timed(
     and then taking `launch.program_s` to be set up (blocks of a GPU). Default: programs follow each other as far as circular buffers let them.
     """
     schedule = compile_schedule(trace, spec)
-    touched = footprints(trace, schedule.accesses)
+    touched = footprints_of(trace)
     if not schedule.nodes or trace.n_programs <= 0:
         return _empty(trace)
     call = _Call(trace, spec, schedule, residency, streamed_once(schedule.accesses, touched), resident or 0)
@@ -73,8 +81,7 @@ def _check_finished(trace: Trace, schedule: Schedule, result: _CResult) -> None:
 
 def touch_launch(trace: Trace, residency: Residency) -> int:
     """Records in `residency` what the launch leaves in SRAM; returns dirty bytes it pushed out."""
-    accesses = [s.access for s in trace.steps if s.access is not None]
-    return residency.touch_together((f.lo, f.hi, f.written_bytes > 0, f.n_bytes) for f in footprints(trace, accesses))
+    return residency.touch_together((f.lo, f.hi, f.written_bytes > 0, f.n_bytes) for f in footprints_of(trace))
 
 
 # --- the C structures -------------------------------------------------------------------------------------------------

@@ -65,3 +65,4 @@ class Trace:
     steps: list[Step] = field(default_factory=list)
     loops: list[tuple[int, int, int]] = field(default_factory=list)
     data_dependent: bool = False
+    footprints: object = field(default=None, init=False, repr=False, compare=False)  # kept by `roof.footprints_of`
