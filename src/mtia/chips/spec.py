@@ -185,6 +185,7 @@ class LaunchSpec:
     replace_s: float  # a following queued job replaces a finished one (back to back)
     finish_s: float  # completion barrier and report
     overlap_s: float = 0.0  # of replace_s, hidden where a kernel follows one of its own: set up before that has ended
+    runs_ahead: bool = False  # the host enqueues while earlier launches run: its time hides behind them
     program_s: float = 0.0  # a program instance that is a block of its own is set up: threads, barriers, descriptors
 
 
