@@ -120,6 +120,11 @@ def triangular_solve(
 # --- LU ---------------------------------------------------------------------------------------------------------------
 
 
+def _transposes(x: torch.Tensor) -> bool:
+    """Whether det, slogdet and solve factor x^T: PyTorch's backward formulas expect it of contiguous matrices."""
+    return x.is_contiguous()
+
+
 def _lu(x: torch.Tensor, pivot: bool = True) -> Tensors:
     a = _fresh(x)
     pivots, info = factorise.lu(a, pivot=pivot)
@@ -189,11 +194,13 @@ def _lu_solve(t: torch.Tensor, pivots: torch.Tensor, b: torch.Tensor, adjoint: b
 @serve("_linalg_solve_ex.result")
 def solve_ex(a: torch.Tensor, b: torch.Tensor, *, left: bool = True, check_errors: bool = False) -> Tensors:
     _check_square(a, "linalg.solve")
-    factors, pivots, info = _lu(a)
+    transposes = _transposes(a)
+    factors, pivots, info = _lu(a.mT if transposes else a)
     if check_errors:
         _check_info(info, "torch.linalg.solve_ex", a)
     is_vector = _is_vector_rhs(a, b)
-    found = lu_solve(factors, pivots, b.unsqueeze(-1) if is_vector else b, left=left or is_vector)
+    rhs = b.unsqueeze(-1) if is_vector else b
+    found = lu_solve(factors, pivots, rhs, left=left or is_vector, adjoint=transposes)
     return found.squeeze(-1) if is_vector else found, factors, pivots, info
 
 
@@ -216,7 +223,7 @@ def _sign_of_swaps(pivots: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 @serve("_linalg_det.result")
 def det(x: torch.Tensor) -> Tensors:
     _check_square(x, "linalg.det")
-    factors, pivots, _ = _lu(x)
+    factors, pivots, _ = _lu(x.mT if _transposes(x) else x)
     diagonal = factors.diagonal(dim1=-2, dim2=-1)
     return _sign_of_swaps(pivots, x.dtype) * diagonal.prod(-1), factors, pivots
 
@@ -224,7 +231,7 @@ def det(x: torch.Tensor) -> Tensors:
 @serve("_linalg_slogdet.sign")
 def slogdet(x: torch.Tensor) -> Tensors:
     _check_square(x, "linalg.slogdet")
-    factors, pivots, _ = _lu(x)
+    factors, pivots, _ = _lu(x.mT if _transposes(x) else x)
     diagonal = factors.diagonal(dim1=-2, dim2=-1)
     sign = _sign_of_swaps(pivots, x.dtype) * diagonal.sgn().prod(-1)
     return sign, diagonal.abs().log().sum(-1), factors, pivots
@@ -246,8 +253,9 @@ def ldl_factor_ex(x: torch.Tensor, *, hermitian: bool = False, check_errors: boo
 @serve("linalg_ldl_solve.out")
 def ldl_solve(ld: torch.Tensor, pivots: torch.Tensor, b: torch.Tensor, *, hermitian: bool = False) -> torch.Tensor:
     ld, b = _spread(ld, b)
-    swaps = pivots.expand(*ld.shape[:-1]).contiguous()
-    return factorise.ldl_solve(flat(ld), swaps.reshape(-1, ld.shape[-1]), flat(b)).reshape(b.shape)
+    factors = flat(ld)
+    swaps = pivots.expand(ld.shape[:-1]).reshape(factors.shape[:2])
+    return factorise.ldl_solve(factors, swaps.contiguous(), flat(b)).reshape(b.shape)
 
 
 # --- QR ---------------------------------------------------------------------------------------------------------------
