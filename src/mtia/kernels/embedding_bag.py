@@ -2,10 +2,10 @@
 
 8-bit rows carry their own scale and bias, as FBGEMM and `torch.ops.quantized.embedding_bag_byte_prepack` lay them out:
 D codes, then float32 scale and bias; a row's value is code * scale + bias. Rows start at a multiple of `pitch` bytes,
-so that a DMA that wants aligned addresses can fetch them. One program instance per bag; a chip without indexed DMA
-issues one command per row, one with it a command per tile of rows. A tile holds a bag where local memory has room for
-two. A bag ends within a tile: what is left of it fetches row 0, which stays in SRAM, and counts nothing, so that a tile
-is one list of constant length.
+so that a DMA that wants aligned addresses can fetch them. A chip without indexed DMA issues one command per row, one
+with it a command per tile of rows. A tile holds a bag where local memory has room for two, or several bags where one
+list of rows serves them. A bag ends within its part of a tile: what is left fetches row 0, which stays in SRAM, and
+counts nothing, so that a tile is one list of constant length.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
+from mtia.chips.spec import ChipSpec
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 
 SCALE_BIAS_BYTES = 8
@@ -52,6 +53,7 @@ def mtia_embedding_bag(
     pitch,
     D: tl.constexpr,
     BD: tl.constexpr,
+    BAGS: tl.constexpr,
     ROWS: tl.constexpr,
     SCALED: tl.constexpr,
 ):
@@ -59,29 +61,31 @@ def mtia_embedding_bag(
 
     SCALED: a row is fetched with the scale and bias behind it, as one run of memory.
     """
-    bag = tl.program_id(0)
+    bag = tl.program_id(0) * BAGS + tl.arange(0, BAGS)
     table = bag // B
     column = tl.arange(0, BD)
-    total = tl.zeros((BD,), dtype=tl.float32)
+    total = tl.zeros((BAGS, BD), dtype=tl.float32)
     for first in range(0, L, ROWS):
         place = first + tl.arange(0, ROWS)
-        index = tl.load(index_ptr + bag * L + place, mask=place < L, other=-1)
-        start = (table * E + tl.maximum(index, 0)).to(tl.int64) * pitch
+        known = (bag < B * T)[:, None] & (place < L)[None, :]
+        lists = tl.load(index_ptr + bag[:, None] * L + place[None, :], mask=known, other=-1)
+        first_element = (table[:, None] * E + tl.maximum(lists, 0)).to(tl.int64) * pitch
+        index, start = tl.reshape(lists, (BAGS * ROWS,)), tl.reshape(first_element, (BAGS * ROWS,))
         if SCALED:
             part = tl.arange(0, 2)[:, None]  # codes, then what follows them
             inside = column[None, :] < tl.where(part == 0, D, 8)
             at = start[:, None, None] + (part * D + column[None, :])[None, :, :]
             both = tl.load(row_ptr + at, mask=inside[None, :, :], other=0)
             codes, tail = tl.split(tl.permute(both, (0, 2, 1)))
-            scale, bias = _scale_and_bias(tail, ROWS, BD)
+            scale, bias = _scale_and_bias(tail, BAGS * ROWS, BD)
             scale, bias = tl.where(index < 0, 0.0, scale), tl.where(index < 0, 0.0, bias)
             rows = tl.fma(codes.to(tl.float32), scale[:, None], bias[:, None])
         else:
             rows = tl.load(row_ptr + start[:, None] + column[None, :], mask=(column < D)[None, :], other=0.0)
             rows = tl.where(index[:, None] < 0, 0.0, rows.to(tl.float32))
-        total += tl.sum(rows, axis=0)
-    to = out_ptr + ((bag % B) * T + table) * D + column
-    tl.store(to, total.to(out_ptr.dtype.element_ty), mask=column < D)
+        total += tl.sum(tl.reshape(rows, (BAGS, ROWS, BD)), axis=1)
+    to = out_ptr + ((bag % B) * T + table)[:, None] * D + column[None, :]
+    tl.store(to, total.to(out_ptr.dtype.element_ty), mask=(bag < B * T)[:, None] & (column < D)[None, :])
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +114,28 @@ def bag_launch(
     *,
     element_bytes: int,
     scaled: bool,
-    local_memory_bytes: int,
+    spec: ChipSpec,
 ) -> BagLaunch:
     """`pitch` in elements of the rows."""
     width = max(SCALE_BIAS_BYTES, next_power_of_2(dim))
-    tile = rows_of_tile(pooling, (2 if scaled else 1) * width * element_bytes, local_memory_bytes)
-    constants = dict(D=dim, BD=width, ROWS=tile, SCALED=scaled)
-    return BagLaunch((tables * batch,), (batch, tables, pooling, rows, pitch), constants)
+    row_bytes = (2 if scaled else 1) * width * element_bytes
+    tile = rows_of_tile(pooling, row_bytes, spec.pe.local_memory_bytes)
+    bags = bags_of_tile(tables * batch, tile * row_bytes, spec)
+    constants = dict(D=dim, BD=width, BAGS=bags, ROWS=tile, SCALED=scaled)
+    return BagLaunch((ceil_div(tables * batch, bags),), (batch, tables, pooling, rows, pitch), constants)
+
+
+def bags_of_tile(bags: int, bag_bytes: int, spec: ChipSpec) -> int:
+    """Bags that share a list of rows: one where the core issues row by row. Where the DMA reads the list itself, as
+    many as keep it busy (`max_outstanding_bytes`), two tiles have room for, and leave every PE a tile."""
+    room = min(TILES_FRAC * spec.pe.local_memory_bytes / 2, spec.pe.dma.max_outstanding_bytes)
+    room /= spec.pe.resident_programs
+    most = 1
+    while spec.pe.dma.indexed and 2 * most * bag_bytes <= room:
+        most *= 2
+    while most > 1 and ceil_div(bags, most) < spec.grid.n_pes * spec.pe.resident_programs:
+        most //= 2
+    return most
 
 
 def rows_of_tile(pooling: int, row_bytes: int, local_memory_bytes: int) -> int:
@@ -165,7 +184,7 @@ def embedding_bags(
         tables.shape[2],
         element_bytes=tables.element_size(),
         scaled=scaled,
-        local_memory_bytes=silicon.chip().pe.local_memory_bytes,
+        spec=silicon.chip(),
     )
     mtia_embedding_bag[launch.grid](tables, indices, out, *launch.integers, **launch.constants)
     return out

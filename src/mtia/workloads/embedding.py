@@ -16,6 +16,7 @@ from mtia.chips.spec import ChipSpec
 from mtia.engine.timeline import KernelTiming
 from mtia.errors import BadProblem, UnsupportedDtype
 from mtia.kernels.embedding_bag import BagLaunch, bag_launch, mtia_embedding_bag, row_pitch_bytes
+from mtia.kernels.iteration import ceil_div
 from mtia.workloads.launches import Buffer, Call, Memory, time_call
 from mtia.workloads.prediction import Prediction, Protocol, predicted
 
@@ -23,7 +24,8 @@ TABLES = 32
 OUTPUT = torch.float16
 _ROWS = {"int8": torch.uint8, "fp16": torch.float16, "float16": torch.float16, "fp32": torch.float32}
 _SEED = 0
-WAVES = 8  # bags of a place on a PE that are walked address by address; a longer lookup goes on as the second half did
+WAVES = 8  # tiles of a place on a PE that are walked address by address; a longer lookup goes on as the second half
+MOST_ADDRESSES = 1 << 24  # of the tiles walked: fewer waves of larger ones, at least two
 
 
 def predict_tbe(
@@ -48,13 +50,13 @@ def predict_tbe(
     if row_dtype not in _ROWS:
         raise UnsupportedDtype("tbe", chip=spec.name, dtype=row_dtype, supported=tuple(_ROWS))
     lookup = _Lookup(spec, _ROWS[row_dtype], tables, batch, pooling, rows, dim)
-    at_once = spec.grid.n_pes * spec.pe.resident_programs
+    at_once, walked = lookup.bags_at_once, lookup.waves_walked
     waves = tables * batch / at_once
-    if waves <= WAVES:
+    if waves <= walked:
         return predicted(spec, protocol, [lookup.timed(tables * batch)], lookup.how)
-    return _steady(predicted(spec, protocol, [lookup.timed(WAVES * at_once)], lookup.how),
-                   predicted(spec, protocol, [lookup.timed(WAVES // 2 * at_once)], lookup.how),
-                   (waves - WAVES) / (WAVES - WAVES // 2))  # fmt: skip
+    return _steady(predicted(spec, protocol, [lookup.timed(walked * at_once)], lookup.how),
+                   predicted(spec, protocol, [lookup.timed(walked // 2 * at_once)], lookup.how),
+                   (waves - walked) / (walked - walked // 2))  # fmt: skip
 
 
 def _steady(longer: Prediction, shorter: Prediction, more: float) -> Prediction:
@@ -82,13 +84,25 @@ class _Lookup:
 
     @property
     def how(self) -> str:
-        return f"{self.tables} tables, {self.launch.constants['ROWS']} rows a tile"
+        of = self.launch.constants
+        return f"{self.tables} tables, {of['ROWS']} rows a bag, {of['BAGS']} bags a tile"
+
+    @property
+    def bags_at_once(self) -> int:
+        """One tile in every place on every PE."""
+        return self.spec.grid.n_pes * self.spec.pe.resident_programs * self.launch.constants["BAGS"]
+
+    @property
+    def waves_walked(self) -> int:
+        of = self.launch.constants
+        addresses = self.bags_at_once * of["ROWS"] * of["BD"] * (2 if self.scaled else 1)
+        return max(2, min(WAVES, MOST_ADDRESSES // addresses))
 
     @property
     def launch(self) -> BagLaunch:
         return bag_launch(self.tables, self.batch, self.pooling, self.rows, self.dim, self.pitch,
                           element_bytes=self.dtype.itemsize, scaled=self.scaled,
-                          local_memory_bytes=self.spec.pe.local_memory_bytes)  # fmt: skip
+                          spec=self.spec)  # fmt: skip
 
     @property
     def scaled(self) -> bool:
@@ -112,7 +126,8 @@ class _Lookup:
             memory.warm(buffer)
         launch = self.launch
         arguments = (table, index, out, *launch.integers)
-        call = Call(kernel=mtia_embedding_bag, grid=(bags,), arguments=arguments, constants=launch.constants)
+        grid = (ceil_div(bags, launch.constants["BAGS"]),)
+        call = Call(kernel=mtia_embedding_bag, grid=grid, arguments=arguments, constants=launch.constants)
         return time_call(call, memory)
 
 
