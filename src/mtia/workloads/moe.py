@@ -564,7 +564,7 @@ class Grouped:
     @cached_property
     def tile(self) -> Tile:
         if self.block.build.fixed_tiles and not self.form.unpacked:
-            return fixed_tile(self.block)
+            return fixed_tile(self)
         return choose_tile(self)
 
     @property
@@ -710,14 +710,18 @@ def _copy_residency(
 # --- tiles ------------------------------------------------------------------------------------------------------------
 
 
-def fixed_tile(block: Block) -> Tile:
-    """Triton's fused kernel without a table for the shape: vLLM's and SGLang's default configurations."""
+def fixed_tile(problem: Grouped) -> Tile:
+    """Triton's fused kernel without a table for the shape: vLLM's and SGLang's default configurations, three slots for
+    each of the programs that a PE holds."""
+    block = problem.block
     few = block.tokens <= len(block.rows)
-    if block.format.weight.itemsize * 8 / block.format.weight_depth <= 8 and block.format.quantised:
-        return Tile(16 if few else 64, 128, 128, stages=3, band=1 if few else 32)
-    return (
-        Tile(16, 32, 64, stages=3, band=1) if few else Tile(64, 64, 32 if not block.format.unpacked else 64, stages=3)
-    )
+    if block.format.quantised:
+        tile = Tile(16 if few else 64, 128, 128, band=1 if few else 32)
+    else:
+        tile = Tile(16, 32, 64, band=1) if few else Tile(64, 64, 32)
+    stage_bytes = _step_bytes(block.format, tile.m, tile.n, tile.k)
+    held = int(problem.spec.pe.local_memory_bytes / (STAGES * stage_bytes))
+    return replace(tile, stages=STAGES * max(1, min(problem.spec.pe.resident_programs, held)))
 
 
 def choose_tile(problem: Grouped) -> Tile:
