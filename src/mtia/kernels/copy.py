@@ -120,9 +120,10 @@ LINSPACE = define(
 def linspace_out(start: Any, end: Any, steps: int, *, out: torch.Tensor) -> torch.Tensor:
     if out.numel() != steps:
         out.resize_(steps)
-    step = (end - start) / max(steps - 1, 1)
     flat = out if out.is_contiguous() else torch.empty(steps, dtype=out.dtype, device=out.device)
     wide = torch.float64 if out.dtype == torch.float64 else torch.float32
+    ends = torch.tensor([float(start), float(end)], dtype=wide)  # rounded before the step, as PyTorch does
+    step = ((ends[1] - ends[0]) / max(steps - 1, 1)).item()
     launch(LINSPACE, flat, (), (start, end, step, steps // 2 + (steps == 1), steps - 1), compute=wide)
     return out if flat is out else copy_strided(out, flat)
 

@@ -15,6 +15,7 @@ from mtia.kernels.matmul import multiply
 from mtia.kernels.pointwise import prepare_out  # noqa: F401  (fills the table that `_derive` reads)
 from mtia.kernels.reduce import amax_out, amin_out, std, var
 from mtia.kernels.registry import KERNELS, aten
+from mtia.kernels.statistics import scattered_product
 
 Function = Callable[..., Any]
 
@@ -192,6 +193,29 @@ aten("huber_loss")(
 )
 
 
+_both_bounds = KERNELS["clamp.Tensor_out"]
+
+
+def _clamp_tensor_out(x: torch.Tensor, min: Any = None, max: Any = None, *, out: torch.Tensor) -> torch.Tensor:
+    """Either bound may be missing."""
+    if max is None:
+        return KERNELS["clamp_min.Tensor_out"](x, min, out=out)
+    return KERNELS["clamp_max.Tensor_out"](x, max, out=out) if min is None else _both_bounds(x, min, max, out=out)
+
+
+KERNELS["clamp.Tensor_out"] = _clamp_tensor_out
+
+
+@aten("logit_backward.grad_input")
+def logit_backward_out(
+    grad: torch.Tensor, x: torch.Tensor, eps: float | None = None, *, grad_input: torch.Tensor
+) -> torch.Tensor:
+    """Outside [eps, 1 - eps] zero; without eps, NaN outside [0, 1]."""
+    low, outside = (0.0, torch.nan) if eps is None or eps < 0 else (eps, 0.0)
+    inside = (x >= low) & (x <= 1.0 - low)
+    return _deliver(torch.where(inside, grad / (x * (1.0 - x)), torch.full_like(x, outside)), grad_input)
+
+
 # --- scatter with a fold ----------------------------------------------------------------------------------------------
 
 _FOLDS = {"sum": "add", "amax": "amax", "amin": "amin"}
@@ -209,9 +233,10 @@ def scatter_reduce_out(
     include_self: bool = True,
     out: torch.Tensor,
 ) -> torch.Tensor:
-    """sum, mean, amax and amin by atomics."""
+    """sum, mean, amax and amin by atomics; products in turn."""
     if reduce == "prod":
-        raise NotImplementedError("scatter_reduce with reduce='prod' has no mtia kernel; sum, mean, amax and amin do")
+        first = x if include_self else x.scatter(dim, index, 1)
+        return copy_strided(out.resize_(x.shape), scattered_product(first, dim, index, src))
     start = cast(x, _atomic_target(x[:0] if x.dim() else x, "add").dtype).clone()
     if not include_self:
         neutral = _LEAST.get(reduce, 0) if start.dtype.is_floating_point else _integer_least(reduce, start.dtype)

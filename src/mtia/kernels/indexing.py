@@ -192,7 +192,7 @@ def _indexed_view(
     shape = (*(x.shape[d] for d in before), *block, *(x.shape[d] for d in after))
     strides = (*(x.stride(d) for d in before), *([0] * len(block)), *(x.stride(d) for d in after))
     operand = x.as_strided(shape, strides) if 0 not in shape and x.numel() else x
-    spread = [t.reshape(*t.shape, *([1] * len(after))) for t in tensors]
+    spread = [t.reshape((*t.shape, *([1] * len(after)))) for t in tensors]
     return shape, operand, spread, [v for d in dims for v in _dim_scalars(x, d)]
 
 

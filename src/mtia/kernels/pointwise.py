@@ -300,7 +300,6 @@ _OTHERS: tuple[tuple[str, str, Rule, tuple[str, ...], tuple[str, ...], str], ...
     ("clamp_min_tensor", "clamp_min.Tensor_out", P, ("x", "min"), (), "fn.nan_max(x, min)"),
     ("clamp_max", "clamp_max.out", P, ("x", "max"), (), "fn.nan_min(x, max + x * 0)"),
     ("clamp_max_tensor", "clamp_max.Tensor_out", P, ("x", "max"), (), "fn.nan_min(x, max)"),
-    ("logit_backward", "logit_backward.grad_input", P, ("grad_output", "x"), (), "grad_output / (x * (1.0 - x))"),
 )
 
 _OVERLOADED_OTHERS = {"clamp_min", "clamp_max"}

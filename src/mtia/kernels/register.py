@@ -12,20 +12,51 @@ from mtia import _C
 from mtia.kernels import (
     convolution,
     copy,
+    decomposed,
     derived,
+    distances,
     indexing,
+    linear_algebra,
     loss,
     matmul,
     normalise,
     pointwise,
+    pooling,
     randoms,
     reduce,
+    resample,
     scan,
+    segments,
     sort,
+    special,
+    statistics,
+    unique,
 )
 from mtia.kernels.registry import KERNELS
 
-FAMILIES = (convolution, copy, derived, indexing, loss, matmul, normalise, pointwise, randoms, reduce, scan, sort)
+FAMILIES = (
+    convolution,
+    copy,
+    decomposed,
+    derived,
+    distances,
+    indexing,
+    linear_algebra,
+    loss,
+    matmul,
+    normalise,
+    pointwise,
+    pooling,
+    randoms,
+    reduce,
+    resample,
+    scan,
+    segments,
+    sort,
+    special,
+    statistics,
+    unique,
+)
 
 _library: torch.library.Library | None = None
 

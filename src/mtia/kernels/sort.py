@@ -207,7 +207,9 @@ def topk_out(
 def kthvalue_out(
     x: torch.Tensor, k: int, dim: int = -1, keepdim: bool = False, *, values: torch.Tensor, indices: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    ordered: tuple[Any, Any] = torch.sort(x, dim=dim, stable=True)
+    ordered: tuple[Any, Any] = torch.sort(x.reshape(1) if x.dim() == 0 else x, dim=dim, stable=True)
+    if x.dim() == 0:
+        return copy_strided(values.resize_(()), x), indices.resize_(()).zero_()
     for out, found in zip((values, indices), ordered, strict=True):
         piece = found.narrow(dim, k - 1, 1) if keepdim else found.select(dim, k - 1)
         copy_strided(out.resize_(piece.shape), piece)

@@ -1,5 +1,8 @@
 """`triton.language.extra.libdevice` on mtia: each function is one special function unit (or vector core) operation.
 
+Beside CUDA's names stand the special functions that PyTorch has and CUDA's library lacks. All count as one table
+operation: for the long ones (zeta, igamma, the polynomials) the time is a lower bound.
+
 The symbol `mtia_NAME` becomes the element-wise operation NAME of the TileProgram. fp16 and bf16 arguments compute in
 fp32 and round once.
 """
@@ -16,7 +19,17 @@ _UNARY = (
     "tan asin acos atan sinh cosh tanh asinh acosh atanh erf erfc erfinv erfcx lgamma tgamma cbrt j0 j1 y0 y1 "
     "cyl_bessel_i0 cyl_bessel_i1 normcdf normcdfinv sigmoid gelu fast_expf fast_tanhf fast_logf fast_sinf fast_cosf"
 ).split()
+_SPECIAL_UNARY = (
+    "cyl_bessel_i0e cyl_bessel_i1e cyl_bessel_k0 cyl_bessel_k1 cyl_bessel_k0e cyl_bessel_k1e spherical_j0 airy_ai "
+    "digamma"
+).split()
 _BINARY = "pow fmod atan2 hypot copysign nextafter remainder fdim div_rn".split()
+_SPECIAL_BINARY = (
+    "zeta igamma igammac chebyshev_polynomial_t chebyshev_polynomial_u chebyshev_polynomial_v chebyshev_polynomial_w "
+    "shifted_chebyshev_polynomial_t shifted_chebyshev_polynomial_u shifted_chebyshev_polynomial_v "
+    "shifted_chebyshev_polynomial_w hermite_polynomial_h hermite_polynomial_he laguerre_polynomial_l "
+    "legendre_polynomial_p"
+).split()
 _TERNARY = "fma fma_rn".split()
 _PREDICATES = "isnan isinf finitef isfinited signbit".split()
 
@@ -49,9 +62,9 @@ def _define(name: str, n_args: int, returns: str | None = None) -> None:
     setattr(sys.modules[__name__], name, core.extern(call))
 
 
-for _name in _UNARY:
+for _name in (*_UNARY, *_SPECIAL_UNARY):
     _define(_name, 1)
-for _name in _BINARY:
+for _name in (*_BINARY, *_SPECIAL_BINARY):
     _define(_name, 2)
 for _name in _TERNARY:
     _define(_name, 3)
