@@ -14,8 +14,9 @@ ADD = "chip,op,dtype,elements,bytes_per_s\nmtia300,add,bfloat16,1048576,3.64e+11
 
 
 @pytest.fixture
-def mtia(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """(exit code, stdout, stderr) of `mtia validate WORDS` in this process."""
+def mtia(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    """(exit code, stdout, stderr) of `mtia validate WORDS` in this process; tables go to out/validate below here."""
+    monkeypatch.chdir(tmp_path)
 
     def run(*words: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["mtia", "validate", *map(str, words)])
@@ -34,6 +35,7 @@ def test_tables_aims_and_speed_are_printed(mtia, folder):
     for words in ("By file, errors in %", "adds", "mtia300", "comes with openMTIA", "Worst rows", "add bfloat16 of",
                   "add of MTIA 300, mean", "Processor milliseconds per prediction", "every row was predicted"):  # fmt: skip
         assert words in out, words
+    assert "All rows" in Path("out/validate/errors.md").read_text()
 
 
 def test_json_files_and_plot(mtia, folder, tmp_path: Path):

@@ -37,7 +37,7 @@ def validate(
     draws: Annotated[int, typer.Option(min=2, max=32, help="Chips drawn from the ranges, for intervals.")] = 8,
     constants: Annotated[bool, typer.Option("--constants", help="All tables, and assumed figures too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Write errors.md, errors.json and rows.csv here.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for errors.md, errors.json and rows.csv.")] = Path("out/validate"),
     plot: Annotated[Path | None, typer.Option(help="Write predicted against measured here (HTML).")] = None,
     expected: Annotated[Path | None, typer.Option(help="Fail where an error is above the one in this file.")] = None,
     update_expected: Annotated[Path | None, typer.Option(help="Write that file.")] = None,
@@ -72,7 +72,7 @@ def validate(
         typer.echo(json.dumps(page.to_json(results, n_worst=worst), indent=1))
     else:
         page.print_results(console, results, n_worst=worst, everything=constants)
-    written = page.write_folder(out, results, n_worst=worst) if out else []
+    written = page.write_folder(out, results, n_worst=worst)
     written += [write_plot(plot, results.rows, title=f"Predicted against measured: {folder}")] if plot else []
     written += [guard.write(update_expected, results)] if update_expected else []
     for path in written:

@@ -209,7 +209,7 @@ def not_predicted_lines(results: Results, *, shown_rows: int = 10) -> Iterator[s
             first = next(r for r in results.failed if r.answer.error == reason)
             yield f"  {first.case.where} {first.chip} {first.case}: {reason}{f' ({n} rows like it)' if n > 1 else ''}"
         if len(kinds) > shown_rows:
-            yield f"  ... {len(kinds) - shown_rows} more kinds (--json, --out list every row)"
+            yield f"  ... {len(kinds) - shown_rows} more kinds (errors.json lists every row)"
     for line in results.skipped:
         yield f"skipped: {line}"
 
@@ -222,7 +222,7 @@ def warning_lines(results: Results, *, shown_kinds: int = 5) -> Iterator[str]:
         first = next(row for row in warned if row.answer.warning == warning)
         yield f"warning: {first.chip} {first.case}{f' and {n - 1} more' if n > 1 else ''}: {warning}"
     if len(kinds) > shown_kinds:
-        yield f"... and {len(kinds) - shown_kinds} more warnings (--json, --out list every one)"
+        yield f"... and {len(kinds) - shown_kinds} more warnings (errors.json lists every one)"
 
 
 def _counted(rows: Sequence[RowResult], reason: Callable[[RowResult], str]) -> list[tuple[str, int]]:
