@@ -56,7 +56,7 @@ def test_four_bit_weights_are_those_of_the_format() -> None:
     packed = (steps[..., 0, :] | steps[..., 1, :] << 4).reshape(4, n, k // 2).to(torch.uint8)
     out = torch.zeros((x.shape[0], n), dtype=torch.bfloat16, device="mtia")
     mtia_grouped_matmul_w4[(len(GROUPS),)](
-        x.to("mtia"), packed.to("mtia"), exponents.to(torch.uint8).to("mtia"), *tables(), out, n, k, len(GROUPS),
+        x.to("mtia"), packed.to("mtia"), exponents.transpose(1, 2).contiguous().to(torch.uint8).to("mtia"), *tables(), out, n, k, len(GROUPS),
         BM=BM, BN=32, BK=bk, BAND=2, EVEN_N=True, UNPACK=True,
     )  # fmt: skip
     w = E2M1[codes] * (2.0 ** (exponents - 127)).repeat_interleave(32, dim=2)

@@ -109,7 +109,7 @@ def mtia_grouped_matmul_w4(
     """As `mtia_grouped_matmul`, on e2m1 codes with one power-of-two scale for 32 of a column (MXFP4 weights).
 
     `w`: bytes [groups, N, K / 2]; byte j of a step holds depth j in its low half and depth BK / 2 + j in its
-    high half. `scale`: uint8 exponents [groups, N, K / 32]. K is a multiple of BK, BK of 64. Without UNPACK the bytes
+    high half. `scale`: uint8 exponents [groups, K / 32, N]. K is a multiple of BK, BK of 64. Without UNPACK the bytes
     are multiplied as they are, as an engine that reads codes itself would: its traffic and its work, not its values.
     """
     row_tile, column_tile = _tile(TILES, tl.cdiv(N, BN), BAND)
@@ -122,14 +122,14 @@ def mtia_grouped_matmul_w4(
     eighth = tl.arange(0, BK // 64)
     x_at = x_ptr + rows[:, None] * K + half[None, :]
     w_at = w_ptr + group * N * (K // 2) + half[:, None] + columns[None, :].to(tl.int64) * (K // 2)
-    s_at = scale_ptr + group * N * (K // 32) + eighth[:, None] + columns[None, :].to(tl.int64) * (K // 32)
+    s_at = scale_ptr + group * N * (K // 32) + eighth[:, None] * N + columns[None, :]
     acc = tl.zeros((BM, BN), dtype=tl.float32)
     for _ in range(0, K, BK):
         codes = tl.load(w_at) if EVEN_N else tl.load(w_at, mask=inside[None, :], other=0.0)
         if UNPACK:
             bits = codes.to(tl.int16)
             low = (tl.load(s_at, mask=inside[None, :], other=0).to(tl.int16) << 7).to(tl.bfloat16, bitcast=True)
-            high = tl.load(s_at + BK // 64, mask=inside[None, :], other=0).to(tl.int16) << 7
+            high = tl.load(s_at + BK // 64 * N, mask=inside[None, :], other=0).to(tl.int16) << 7
             w_low = _unpacked(bits, low, BK, BN)
             w_high = _unpacked(bits >> 4, high.to(tl.bfloat16, bitcast=True), BK, BN)
         else:
@@ -141,5 +141,5 @@ def mtia_grouped_matmul_w4(
         acc = tl.dot(x_high, w_high, acc, out_dtype=tl.float32)
         x_at += BK
         w_at += BK // 2
-        s_at += BK // 32
+        s_at += BK // 32 * N
     _store(out_ptr, acc, row_tile, present, columns, N, BM, EVEN_N)

@@ -576,9 +576,11 @@ class Grouped:
         """Stored elements of a row of x."""
         return ceil(self.k / self.form.x_depth)
 
-    def weights(self, memory: Memory) -> Buffer:
-        n = len(self.rows) * self.n * ceil(self.k / self.form.weight_depth)
-        return memory.buffer(n, self.form.weight)
+    def weights(self, memory: Memory, n: int | None = None, k: int | None = None) -> Buffer:
+        """The touched groups' matrices (or n columns and k of their depth), followed by scales that lie apart."""
+        n, k = n or self.n, k or self.k
+        scales = ceil_div(k, 32) if self.form.unpacked else 0
+        return memory.buffer(len(self.rows) * n * (ceil(k / self.form.weight_depth) + scales), self.form.weight)
 
     def groups(self, tile: Tile) -> np.ndarray:
         """The group of each tile of rows."""
@@ -645,7 +647,7 @@ def _slice(
     x_rows = max(tile.m, round(whole_rows * n / problem.n))  # each is used by fewer columns: fewer are fetched
     starts = torch.from_numpy((np.arange(len(groups)) % (x_rows // tile.m) * tile.m).astype(np.int32))
     x = small.buffer(x_rows * stored_k, form.x)
-    w = small.buffer(len(problem.rows) * n * ceil(k / form.weight_depth), form.weight)
+    w = problem.weights(small, n, k)
     out = small.buffer(len(groups) * tile.m * n, torch.bfloat16)
     _copy_residency(memory, small, list(zip(tensors, (x, w, out), strict=True)), share, n / problem.n)
     counts = torch.from_numpy(problem.counts(tile))
@@ -666,7 +668,7 @@ def _call_of(
     blocks = dict(BM=tile.m, BN=tile.n, BK=tile.k, BAND=tile.band)
     options = dict(num_stages=tile.stages)
     if form.weight_depth != form.x_depth:
-        scale = Buffer(w.address, torch.uint8, w.n_bytes)
+        scale = w.at(len(problem.rows) * n * ceil(k / form.weight_depth)) if form.unpacked else w
         arguments = (x, w, scale, *tables, out, n, k, tiles)
         flags = dict(UNPACK=form.unpacked, EVEN_N=n % tile.n == 0)
         return Call(
