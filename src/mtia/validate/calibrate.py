@@ -204,7 +204,7 @@ class _Descent:
         total = 0.0
         for i, (case, seconds) in enumerate(zip(self.cases, self.known[at], strict=True)):
             more = sum(self.per_factor[k.key][i] * (exp(factors_ln[k.key]) - 1) for k in self.launch_knobs)
-            total += abs(log(max(seconds + more, 1e-9) / case.measured_s))
+            total += abs(log(max((seconds + more) / case.measured_s, 1e-3)))  # rates are seconds per byte
         return total / len(self.cases)
 
     def _launches(self, knob: Knob) -> list[float]:
