@@ -57,6 +57,7 @@ def print_results(console: Console, results: Results, *, n_worst: int, everythin
 
 
 def page(results: Results, *, n_worst: int, everything: bool) -> Iterator[RenderableType]:
+    yield Text(f"{results.folder}: {results.note}")
     yield chips_table(results, everything=everything)
     for table in error_tables(results.rows):
         if everything or table.name in ON_TERMINAL:

@@ -183,58 +183,57 @@ def answer(case: Case, specs: Mapping[str, ChipSpec], *, fast: bool = False) -> 
     function = _function(entry.module, entry.function)
     if function is None:
         return Answer(status=Status.NO_PREDICTOR, error=str(entry))
+    predictor = _Predictor(function, entry, specs, fast and _has_fast_path(function))
     start = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        made = _made(case, specs, function, entry, fast)
+        made = predictor.answer(case)
     said = "; ".join(dict.fromkeys(str(w.message) for w in caught))
-    quick = fast and _has_fast_path(function)
-    return replace(made, cpu_s=time.process_time() - start, warning=said, fast=quick)
+    return replace(made, cpu_s=time.process_time() - start, warning=said, fast=predictor.fast)
 
 
-def _made(
-    case: Case, specs: Mapping[str, ChipSpec], function: Callable[..., Prediction], entry: Entry, fast: bool
-) -> Answer:
-    try:
-        found = _predict(case, specs, function, entry, fast)
-        seconds = found.seconds / _unit(case, specs, function, entry, fast)
-        if not seconds > 0:
-            raise ArithmeticError(f"predicted {found.seconds!r} s, a latency is above zero")
-    except Exception as error:
-        return Answer(status=Status.FAILED, error=_told(error))
-    return Answer(status=Status.PREDICTED, seconds=seconds, bound=found.bound, parts=dict(found.parts), how=found.how)
+@dataclass(frozen=True, slots=True)
+class _Predictor:
+    """An entry point with the chips it is asked about; `fast`: on its analytical path."""
+
+    function: Callable[..., Prediction]
+    entry: Entry
+    specs: Mapping[str, ChipSpec]
+    fast: bool
+
+    def answer(self, case: Case) -> Answer:
+        try:
+            found = self.predict(case)
+            seconds = found.seconds / self.unit(case)
+            if not seconds > 0:
+                raise ArithmeticError(f"predicted {found.seconds!r} s, a latency is above zero")
+        except Exception as error:
+            return Answer(status=Status.FAILED, error=_told(error))
+        return Answer(
+            status=Status.PREDICTED, seconds=seconds, bound=found.bound, parts=dict(found.parts), how=found.how
+        )
+
+    def predict(self, case: Case) -> Prediction:
+        spec = self.specs[case.system]
+        options = {"fast": True} if self.fast else {}
+        return self.function(spec, **self.entry.arguments(case, spec), **options)
+
+    def unit(self, case: Case) -> float:
+        """What predicted seconds are divided by: 1, the bytes of a rate, or the run that a ratio is relative to."""
+        if self.entry.bytes_of:
+            return self.entry.bytes_of(case)
+        return self.reference_s(case) if isinstance(case, RelativeCollectiveCase) else 1.0
+
+    def reference_s(self, case: RelativeCollectiveCase) -> float:
+        """Predicted once for all sizes of a collective over as many ranks."""
+        key = (case.op, case.ranks, case.reference_bytes, self.specs[case.reference_system].fingerprint, self.fast)
+        if key not in _REFERENCES:
+            reference = replace(case, system=case.reference_system, n_bytes=case.reference_bytes)
+            _REFERENCES[key] = self.predict(reference).seconds
+        return _REFERENCES[key]
 
 
-def _predict(
-    case: Case, specs: Mapping[str, ChipSpec], function: Callable[..., Prediction], entry: Entry, fast: bool
-) -> Prediction:
-    spec = specs[case.system]
-    options = {"fast": True} if fast and _has_fast_path(function) else {}
-    return function(spec, **entry.arguments(case, spec), **options)
-
-
-def _unit(
-    case: Case, specs: Mapping[str, ChipSpec], function: Callable[..., Prediction], entry: Entry, fast: bool
-) -> float:
-    """What predicted seconds are divided by: 1, the bytes of a rate, or the run that a ratio is relative to."""
-    if entry.bytes_of:
-        return entry.bytes_of(case)
-    if not isinstance(case, RelativeCollectiveCase):
-        return 1.0
-    return _reference_run(case.op, case.ranks, case.reference_bytes, case, specs, function, entry, fast)
-
-
-_REFERENCES: dict[tuple[Any, ...], float] = {}
-
-
-def _reference_run(op: str, ranks: int, n_bytes: int, case: RelativeCollectiveCase, specs: Mapping[str, ChipSpec],
-                   function: Callable[..., Prediction], entry: Entry, fast: bool) -> float:  # fmt: skip
-    spec = specs[case.reference_system]
-    key = (op, ranks, n_bytes, spec.fingerprint, fast)
-    if key not in _REFERENCES:
-        reference = replace(case, system=case.reference_system, n_bytes=n_bytes)
-        _REFERENCES[key] = _predict(reference, specs, function, entry, fast).seconds
-    return _REFERENCES[key]
+_REFERENCES: dict[tuple[str, int, int, str, bool], float] = {}
 
 
 def _told(error: Exception) -> str:
