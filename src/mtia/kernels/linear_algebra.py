@@ -121,7 +121,7 @@ def triangular_solve(
 
 
 def _transposes(x: torch.Tensor) -> bool:
-    """Whether det, slogdet and solve factor x^T: PyTorch's backward formulas expect it of contiguous matrices."""
+    """Whether det and slogdet factor x^T: PyTorch's backward formulas expect it of contiguous matrices."""
     return x.is_contiguous()
 
 
@@ -194,13 +194,12 @@ def _lu_solve(t: torch.Tensor, pivots: torch.Tensor, b: torch.Tensor, adjoint: b
 @serve("_linalg_solve_ex.result")
 def solve_ex(a: torch.Tensor, b: torch.Tensor, *, left: bool = True, check_errors: bool = False) -> Tensors:
     _check_square(a, "linalg.solve")
-    transposes = _transposes(a)
-    factors, pivots, info = _lu(a.mT if transposes else a)
+    factors, pivots, info = _lu(a)
     if check_errors:
         _check_info(info, "torch.linalg.solve_ex", a)
     is_vector = _is_vector_rhs(a, b)
     rhs = b.unsqueeze(-1) if is_vector else b
-    found = lu_solve(factors, pivots, rhs, left=left or is_vector, adjoint=transposes)
+    found = lu_solve(factors, pivots, rhs, left=left or is_vector)
     return found.squeeze(-1) if is_vector else found, factors, pivots, info
 
 
