@@ -32,6 +32,7 @@ from mtia.kernels.attention import (
     mtia_attention_store,
 )
 from mtia.kernels.iteration import ceil_div, next_power_of_2
+from mtia.units import FS_PER_S
 from mtia.workloads.launches import Buffer, Call, Memory, time_call, trace
 from mtia.workloads.prediction import Prediction, Protocol, predicted
 
@@ -39,6 +40,7 @@ MOST_STEPS = 8_000  # blocks of keys that one simulation walks, all programs tog
 LEAST_BLOCKS = 10  # of keys, of a program that is cut short
 MOST_BLOCKS = 20  # of keys, of a program of a decode that is simulated whole
 LEAST_WAVES = 2  # of a launch that is cut short
+MOST_ROWS = 128  # of a library's tile
 LONGEST_SEQ = 4096  # longer prompts are simulated at this length and extended by their blocks
 STORE_ROWS = 64  # tokens that one program of the cache write takes
 PART_ELEMENTS = 8192  # of the partial answers that one program combines
@@ -144,7 +146,7 @@ def predict_decode(
     their cache, repeated on the same cache: what fits SRAM is there. Raises BadProblem and UnsupportedDtype."""
     problem = _problem("decode attention", spec, batch, seq, heads, kv_heads, head_dim, window, attn_dtype, kv_dtype)
     choice = choose_decode(spec, problem)
-    return predicted(spec, protocol, _time_decode(spec, problem, choice), how=str(choice))
+    return predicted(spec, protocol, [_time_decode(spec, problem, choice)], how=str(choice))
 
 
 def _problem(
@@ -335,10 +337,10 @@ def choose_prefill(spec: ChipSpec, p: Attention) -> PrefillChoice:
 def _prefill_candidates(spec: ChipSpec, p: Attention) -> list[PrefillChoice]:
     """The library's tile for this head size, with the query heads of a KV head apart or, where the threads that
     multiply fetch the queries themselves, together; a copy engine fetches boxes of one head."""
-    rows, keys = _library_tile(spec, p)
     packed = 1 if spec.pe.dpe.separate_accumulators else next_power_of_2(p.group)
     found = []
-    for grouped in sorted({1, packed if packed <= rows else 1}):
+    for grouped in sorted({1, packed if packed <= MOST_ROWS else 1}):
+        rows, keys = _library_tile(spec, p, p.seq * grouped)
         for lookahead in (False, True):
             if lookahead and not _looks_ahead(spec, p, rows, keys):
                 continue
@@ -350,11 +352,13 @@ def _prefill_candidates(spec: ChipSpec, p: Attention) -> list[PrefillChoice]:
     return found
 
 
-def _library_tile(spec: ChipSpec, p: Attention) -> tuple[int, int]:
+def _library_tile(spec: ChipSpec, p: Attention, filled: int) -> tuple[int, int]:
     """Rows and keys of a block: libraries have one tile a head size, the largest whose scores and answers the
     accumulators hold together and whose blocks (two of keys and values) local memory holds; where there is none, the
-    scores and answers take turns."""
-    sizes = [(rows, keys) for rows in (128, 64, 32, 16) for keys in (128, 64, 32)]
+    scores and answers take turns. A smaller one where the prompt has no more than `filled` rows to fill it, down to two
+    blocks of the engine."""
+    highest = max(2 * spec.pe.dpe.block_n, min(MOST_ROWS, next_power_of_2(filled)), MOST_ROWS // 2)
+    sizes = [(rows, keys) for rows in (128, 64, 32, 16) if rows <= highest for keys in (128, 64, 32)]
     for together in (True, False):
         for rows, keys in sizes:
             scores, answers = 4 * rows * keys, 4 * rows * p.width
@@ -527,7 +531,8 @@ def _split_tokens(p: Attention, splits: int, keys: int) -> int:
 @lru_cache(maxsize=4096)
 def choose_decode(spec: ChipSpec, p: Attention) -> DecodeChoice:
     """Splits and block of least estimated time."""
-    sizes = [keys for keys in (128, 64, 32) if _decode_buffers(p, keys) <= spec.pe.local_memory_bytes] or [16]
+    fitting = [keys for keys in (128, 64, 32, 16) if _decode_buffers(p, keys) <= spec.pe.local_memory_bytes]
+    sizes = [keys for keys in fitting if keys >= 64] or fitting[:1] or [16]
     found = []
     for keys in sizes:
         blocks = ceil_div(p.reach, keys)
@@ -570,12 +575,11 @@ def _weighed_decode(spec: ChipSpec, p: Attention, splits: int, keys: int) -> Dec
     )
     if splits > 1:
         part_bytes = 4 * p.batch * p.heads * splits * p.head_dim
-        seconds += spec.launch.replace_s + spec.launch.program_s + 2 * pe.round_trip_s
-        seconds += 2 * part_bytes / spec.sram.bytes_per_s
+        seconds += 3 * pe.round_trip_s + 2 * part_bytes / spec.sram.bytes_per_s
     return DecodeChoice(splits=splits, keys=keys, seconds=seconds)
 
 
-def _time_decode(spec: ChipSpec, p: Attention, c: DecodeChoice) -> list[KernelTiming]:
+def _time_decode(spec: ChipSpec, p: Attention, c: DecodeChoice) -> KernelTiming:
     memory = Memory(spec)
     lengths = np.full(p.batch, p.seq, dtype=np.int32)  # real memory: the kernel's loops depend on it
     table = Buffer(lengths.ctypes.data, torch.int32, lengths.nbytes)
@@ -584,8 +588,7 @@ def _time_decode(spec: ChipSpec, p: Attention, c: DecodeChoice) -> list[KernelTi
     k, v = (memory.buffer(p.batch * p.kv_heads * p.seq * p.head_dim, p.cache.element) for _ in range(2))
     parts = memory.buffer(n * c.splits, torch.float32) if c.splits > 1 else out
     lse = memory.buffer(p.batch * p.heads * c.splits, torch.float32) if c.splits > 1 else out
-    seen = [_seen(p, x) for x in (k, v)]
-    _seed(memory, (q, *seen), (out,) if c.splits == 1 else (parts, lse, out))
+    _seed(memory, (q, *_seen(p, k), *_seen(p, v)), (out,) if c.splits == 1 else (parts, lse, out))
     programs = p.batch * p.kv_heads * c.splits
     blocks = ceil_div(_split_tokens(p, c.splits, c.keys), c.keys)
 
@@ -594,17 +597,36 @@ def _time_decode(spec: ChipSpec, p: Attention, c: DecodeChoice) -> list[KernelTi
     def call(programs: int, blocks: int) -> Call:
         return _decode(p, c, (q, k, v, parts, lse, table), programs, blocks, resident)
 
-    timings = [_time_like_programs(call, memory, programs, blocks, resident)]
-    if c.splits > 1:
-        memory.warm(parts, written=True)
-        memory.warm(lse, written=True)
-        timings.append(_time_combine(p, c, memory, (parts, lse, out)))
-    return timings
+    timing = _time_like_programs(call, memory, programs, blocks, resident)
+    return _combined(p, c, memory, timing, (parts, lse, out)) if c.splits > 1 else timing
 
 
-def _seen(p: Attention, cache: Buffer) -> Buffer:
-    """What of a cache is read, as one range (with a window, the share of each sequence)."""
-    return Buffer(cache.address, cache.dtype, int(cache.n_bytes * p.reach / p.seq))
+def _seen(p: Attention, cache: Buffer) -> list[Buffer]:
+    """What of a cache is read: all, or with a window the end of each sequence."""
+    if p.reach == p.seq:
+        return [cache]
+    row = p.kv_heads * p.head_dim
+    starts = (((b + 1) * p.seq - p.reach) * row for b in range(p.batch))
+    return [Buffer(cache.at(at).address, cache.dtype, p.reach * row * cache.dtype.itemsize) for at in starts]
+
+
+def _combined(p: Attention, c: DecodeChoice, memory: Memory, parts: KernelTiming, tensors: tuple) -> KernelTiming:
+    """The last program of each head to end, told by a counter, combines the parts: as the combining kernel without a
+    launch of its own, after a round trip to the counter."""
+    for tensor in tensors[:2]:
+        memory.warm(tensor, written=True)
+    combine = _time_combine(p, c, memory, tensors)
+    counter_fs = round((2 * memory.spec.noc.latency_s + memory.spec.sram.latency_s) * FS_PER_S)
+    critical = {part: fs + combine.critical_fs[part] for part, fs in parts.critical_fs.items()}
+    critical["latency"] += counter_fs
+    return replace(
+        parts,
+        makespan_fs=sum(critical.values()),
+        critical_fs=critical,
+        requested_bytes=parts.requested_bytes + combine.requested_bytes,
+        dram_read_bytes=parts.dram_read_bytes + combine.dram_read_bytes,
+        dram_write_bytes=parts.dram_write_bytes + combine.dram_write_bytes,
+    )
 
 
 def _decode(
@@ -673,9 +695,7 @@ def _time_combine(p: Attention, c: DecodeChoice, memory: Memory, tensors: tuple[
         arguments=(*tensors, p.batch * p.heads, c.splits),
         constants=dict(ROWS=rows, SPLITS=splits, BD=p.width, D=p.head_dim, INDEX=tl.int64),
     )
-    held = memory.spec.pe.resident_programs
-    resident = held if held > 1 else None
-    return _time_like_programs(lambda programs, _: replace(call, grid=(programs,)), memory, call.grid[0], 1, resident)
+    return _time_like_programs(lambda programs, _: replace(call, grid=(programs,)), memory, call.grid[0], 1)
 
 
 __all__ = ["predict_decode", "predict_prefill"]
