@@ -157,7 +157,8 @@ class Build:
 
     `gathers`: the multiply reads a token's row where it lies; else rows are first copied into the experts' order.
     `fuses`: the first multiply's epilogue activates (and quantises); else launches of their own do.
-    `fixed_tiles`: tiles that do not look at the chip (Triton's fused kernel without a table made for the shape).
+    `fixed_tiles`: tiles that do not look at the chip (Triton's fused kernel without a table made for the shape), and
+    programs that do not know of clusters, so each reads for itself.
     `expands`: weights of four bits become bfloat16 when they are loaded, once and for all.
     `helpers`: further small launches: cleared counters, steps of the sort, descriptors of the multiplies' operands.
     """
@@ -177,7 +178,7 @@ SGLANG = replace(PORTABLE, expands=True)
 SGLANG_MULTIPLYING = replace(SGLANG, remote=Remote.MULTIPLIED)
 
 
-def build_of(kernel: str, version: str = "") -> Build:
+def build_of(kernel: str, version: str = "", dtype: str = "") -> Build:
     """The build behind a kernel's name in measured data: TensorRT-LLM's generated kernels, Triton's fused kernel of
     vLLM or SGLang (which before 0.5.11 multiplied remote assignments: measured, the time does not fall with the ranks),
     or another library's."""
@@ -185,7 +186,8 @@ def build_of(kernel: str, version: str = "") -> Build:
         return SGLANG_MULTIPLYING if version.startswith(("0.4", "0.5.10")) else SGLANG
     if "triton_tritonexperts" in kernel or kernel.endswith("vllm_fused_moe"):
         return PORTABLE
-    return FUSED if "flashinfer_trtllm" in kernel else LIBRARY
+    generated = "flashinfer_trtllm" in kernel or (kernel.endswith("moe_torch_flow") and dtype.startswith("w4a8"))
+    return FUSED if generated else LIBRARY
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,7 @@ def predict_moe(
     UnsupportedDtype for a format whose multiply the chip lacks.
     """
     _check(tokens, hidden, inter, topk, experts, moe_tp, moe_ep)
-    build = build or build_of(kernel, version)
+    build = build or build_of(kernel, version, dtype)
     block = Block(
         tokens=tokens,
         hidden=hidden,
@@ -315,8 +317,9 @@ class _Run:
     def __init__(self, spec: ChipSpec, block: Block) -> None:
         self.spec, self.block, self.memory = spec, block, Memory(spec)
         self.tables: list[torch.Tensor] = []
-        self.first = Grouped(rows=block.touched, n=block.wide, k=block.hidden, block=block, spec=spec)
-        self.second = Grouped(rows=block.touched, n=block.hidden, k=block.inter, block=block, spec=spec)
+        seen = without_clusters(spec) if block.build.fixed_tiles else spec
+        self.first = Grouped(rows=block.touched, n=block.wide, k=block.hidden, block=block, spec=seen)
+        self.second = Grouped(rows=block.touched, n=block.hidden, k=block.inter, block=block, spec=seen)
         self.tiles = (self.first.tile, self.second.tile)
         self.steps = self._steps()
 
@@ -678,6 +681,14 @@ def _call_of(
     flags = dict(EVEN_N=n % tile.n == 0, EVEN_K=k % tile.k == 0)
     arguments = (x, w, *tables, out, n, k, tiles)
     return Call(kernel=mtia_grouped_matmul, grid=grid, arguments=arguments, constants=blocks | flags, options=options)
+
+
+@lru_cache(maxsize=64)
+def without_clusters(spec: ChipSpec) -> ChipSpec:
+    """The chip as a kernel sees it that does not ask for its cluster's shared reads."""
+    if not spec.noc.multicast or spec.noc.multicast_pes is None:
+        return spec
+    return spec.vary({"noc.multicast": False}, name=spec.name)
 
 
 @lru_cache(maxsize=256)
