@@ -159,3 +159,28 @@ def test_losses_with_margins():
     with_gradient(lambda x: F.multi_margin_loss(x, target.to(x.device)), image(3, 4))
     many = torch.tensor([[1, 3, -1, 0], [0, -1, 2, 1], [2, 1, 0, -1]])
     with_gradient(lambda x: F.multilabel_margin_loss(x, many.to(x.device)), image(3, 4))
+
+
+def test_connectionist_temporal_classification():
+    scores = image(7, 3, 5)
+    targets = torch.tensor([[1, 2, 2], [3, 1, 0], [4, 0, 0]])
+
+    def loss(x: torch.Tensor) -> torch.Tensor:
+        return F.ctc_loss(x.log_softmax(-1), targets.to(x.device), [7, 6, 5], [3, 2, 0], reduction="none")
+
+    with_gradient(loss, scores)
+
+
+def test_pooling_at_random_places():
+    samples = torch.tensor([[[0.1, 0.9], [0.5, 0.2], [0.99, 0.0]], [[0.3, 0.4], [0.7, 0.6], [0.05, 0.8]]])
+    pool = torch.ops.aten.fractional_max_pool2d
+    check(lambda x, u: pool(x, [2, 3], [3, 4], u), image(), samples, tolerance=(0, 0))
+
+
+def test_random_slopes_are_kept_for_the_gradient():
+    x = image(40).to("mtia")
+    noise = torch.zeros_like(x)
+    y = torch.ops.aten.rrelu_with_noise(x, noise, 0.1, 0.3, True)
+    slopes = noise[x <= 0].cpu()
+    assert 0.1 <= slopes.min() and slopes.max() <= 0.3 and len(slopes.unique()) > 5
+    assert torch.equal(y.cpu(), (x * noise).cpu())

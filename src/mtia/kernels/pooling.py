@@ -167,3 +167,75 @@ def max_unpool3d(
     x: torch.Tensor, indices: torch.Tensor, output_size: Sequence[int], stride: Any, padding: Any
 ) -> torch.Tensor:
     return _unpool(x, indices, output_size)
+
+
+# --- windows at random ------------------------------------------------------------------------------------------------
+
+
+def _fractional_starts(samples: torch.Tensor, n: int, kernel: int, output: int) -> list[list[int]]:
+    """Per image and channel, where windows start: steps of a random fractional sequence, the last one at the end.
+
+    samples: float [N * C] in 0 .. 1.
+    """
+    if output == 1:
+        return [[n - kernel] for _ in range(samples.numel())]
+    alpha = (n - kernel) / (output - 1)
+    at = samples.to(torch.float32).cpu()
+    rows = []
+    for u in at.tolist():
+        rows.append([*(int((i + u) * alpha) - int(u * alpha) for i in range(output - 1)), n - kernel])
+    return rows
+
+
+def _fractional(
+    x: torch.Tensor, kernel: Sequence[int], output: Sequence[int], samples: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each image and channel by windows of its own; `samples` [N, C, dims], the last size's first."""
+    n_dims = len(output)
+    sizes = x.shape[-n_dims:]
+    planes = x.reshape(-1, *sizes)
+    draws = samples.reshape(-1, n_dims)
+    starts = [_fractional_starts(draws[:, n_dims - 1 - d], sizes[d], kernel[d], output[d]) for d in range(n_dims)]
+    flat = torch.zeros((planes.shape[0], *([1] * n_dims)), dtype=torch.int64)
+    for d in range(n_dims):
+        shape = [planes.shape[0], *([1] * n_dims)]
+        shape[1 + d] = output[d]
+        flat = flat * sizes[d] + torch.tensor(starts[d], dtype=torch.int64).reshape(shape)
+    corner = flat.reshape(planes.shape[0], -1).to(x.device)
+    values = planes.reshape(planes.shape[0], -1)
+    best = torch.full(corner.shape, -torch.inf, dtype=x.dtype, device=x.device)
+    at = corner
+    for tap in product(*(range(k) for k in kernel)):
+        offset = 0
+        for t, n in zip(tap, sizes, strict=True):
+            offset = offset * n + t
+        position = corner + offset
+        value = values.gather(1, position)
+        better = (value > best) | (value != value)
+        best, at = torch.where(better, value, best), torch.where(better, position, at)
+    shape = (*x.shape[: x.dim() - n_dims], *output)
+    return best.reshape(shape), at.reshape(shape)
+
+
+@aten("fractional_max_pool2d.output", "fractional_max_pool3d.output")
+def fractional_max_pool_out(
+    x: torch.Tensor, kernel_size: Sequence[int], output_size: Sequence[int], random_samples: torch.Tensor, *,
+    output: torch.Tensor, indices: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    value, at = _fractional(x, kernel_size, output_size, random_samples)
+    return deliver(value, output), deliver(at, indices)
+
+
+@aten("fractional_max_pool2d_backward.grad_input")
+def fractional_max_pool2d_backward(
+    grad: torch.Tensor, x: torch.Tensor, kernel_size: Any, output_size: Any, indices: torch.Tensor, *,
+    grad_input: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    return deliver(_scattered(grad, indices, x.shape, 2), grad_input)
+
+
+@aten("fractional_max_pool3d_backward")
+def fractional_max_pool3d_backward(
+    grad: torch.Tensor, x: torch.Tensor, kernel_size: Any, output_size: Any, indices: torch.Tensor
+) -> torch.Tensor:
+    return _scattered(grad, indices, x.shape, 3)

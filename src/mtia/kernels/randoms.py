@@ -203,3 +203,32 @@ def multinomial_out(
 ) -> torch.Tensor:
     found = multinomial(p, num_samples, replacement, generator=generator)
     return copy_strided(out.resize_(found.shape), found)
+
+
+@aten("rrelu_with_noise")
+def rrelu_with_noise(
+    x: torch.Tensor, noise: torch.Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:  # fmt: skip
+    """Where x <= 0, times a slope: uniform in [lower, upper] in training (kept in `noise`), else the middle."""
+    if not training:
+        return torch.where(x <= 0, x * ((lower + upper) / 2), x)
+    slope = torch.empty_like(x).uniform_(lower, upper, generator=generator)
+    noise.copy_(torch.where(x <= 0, slope, torch.ones_like(x)))
+    return torch.where(x <= 0, x * slope, x)
+
+
+@aten("rrelu_with_noise.out")
+def rrelu_with_noise_out(
+    x: torch.Tensor, noise: torch.Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False,
+    generator: torch.Generator | None = None, *, out: torch.Tensor,
+) -> torch.Tensor:  # fmt: skip
+    return copy_strided(out.resize_(x.shape), rrelu_with_noise(x, noise, lower, upper, training, generator))
+
+
+@aten("rrelu_with_noise_")
+def rrelu_with_noise_(
+    x: torch.Tensor, noise: torch.Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:  # fmt: skip
+    return copy_strided(x, rrelu_with_noise(x, noise, lower, upper, training, generator))

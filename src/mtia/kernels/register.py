@@ -12,6 +12,7 @@ from mtia import _C
 from mtia.kernels import (
     convolution,
     copy,
+    ctc,
     decomposed,
     derived,
     distances,
@@ -37,6 +38,7 @@ from mtia.kernels.registry import KERNELS
 FAMILIES = (
     convolution,
     copy,
+    ctc,
     decomposed,
     derived,
     distances,
