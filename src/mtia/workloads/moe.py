@@ -669,18 +669,16 @@ def _call_of(
     tile, form = problem.tile, problem.form
     (x, w, out), grid = tensors, (tiles * ceil_div(n, tile.n),)
     blocks = dict(BM=tile.m, BN=tile.n, BK=tile.k, BAND=tile.band)
-    options = dict(num_stages=tile.stages)
+    slots = dict(load_slots=tile.stages, store_slots=1)
     if form.weight_depth != form.x_depth:
         scale = w.at(len(problem.rows) * n * ceil(k / form.weight_depth)) if form.unpacked else w
         arguments = (x, w, scale, *tables, out, n, k, tiles)
         flags = dict(UNPACK=form.unpacked, EVEN_N=n % tile.n == 0)
-        return Call(
-            kernel=mtia_grouped_matmul_w4, grid=grid, arguments=arguments, constants=blocks | flags, options=options
-        )
+        return Call(kernel=mtia_grouped_matmul_w4, grid=grid, arguments=arguments, constants=blocks | flags, **slots)
     k = ceil(k / form.x_depth)
     flags = dict(EVEN_N=n % tile.n == 0, EVEN_K=k % tile.k == 0)
     arguments = (x, w, *tables, out, n, k, tiles)
-    return Call(kernel=mtia_grouped_matmul, grid=grid, arguments=arguments, constants=blocks | flags, options=options)
+    return Call(kernel=mtia_grouped_matmul, grid=grid, arguments=arguments, constants=blocks | flags, **slots)
 
 
 @lru_cache(maxsize=64)
@@ -733,7 +731,7 @@ def fixed_tile(problem: Grouped) -> Tile:
     else:
         tile = Tile(16, 32, 64, band=1) if few else Tile(64, 64, 32)
     stage_bytes = _step_bytes(block.format, tile.m, tile.n, tile.k)
-    held = int(problem.spec.pe.local_memory_bytes / (STAGES * stage_bytes))
+    held = int((problem.spec.pe.local_memory_bytes - 2 * tile.m * tile.n) / (STAGES * stage_bytes))
     return replace(tile, stages=STAGES * max(1, min(problem.spec.pe.resident_programs, held)))
 
 
