@@ -37,10 +37,11 @@ def test_split_depth_and_two_widths(M: int, N: int, K: int, splits: int, bn2: in
 
 def test_quantised_rows() -> None:
     x = _random(5, 300).to(torch.bfloat16)
-    for block, once in ((512, True), (128, False)):
+    for rows, block, once in ((1, 512, True), (2, 512, True), (2, 128, False)):
         q = torch.empty(5, 300, dtype=torch.float8_e4m3fn, device="mtia")
         scale = torch.empty(5, device="mtia")
-        mtia_quantise_rows[(5,)](x.to("mtia"), q, scale, 300, BLOCK=block, ONCE=once)
+        grid = (ceil_div(5, rows),)
+        mtia_quantise_rows[grid](x.to("mtia"), q, scale, 5, 300, ROWS=rows, BLOCK=block, ONCE=once)
         expected = x.float().abs().amax(1) / 448
         torch.testing.assert_close(scale.cpu(), expected)
         back = q.cpu().float() * expected[:, None]

@@ -13,27 +13,31 @@ E4M3_MAX = tl.constexpr(448.0)
 E2M1_MAX = tl.constexpr(6.0)
 
 
-@triton.jit(do_not_specialize=["k"])
-def mtia_quantise_rows(x_ptr, q_ptr, scale_ptr, k, BLOCK: tl.constexpr, ONCE: tl.constexpr):
-    """One row a program. ONCE: the row fits one block and is read once; else it is read again to be scaled."""
-    row = tl.program_id(0).to(tl.int64)
+@triton.jit(do_not_specialize=["m", "k"])
+def mtia_quantise_rows(x_ptr, q_ptr, scale_ptr, m, k, ROWS: tl.constexpr, BLOCK: tl.constexpr, ONCE: tl.constexpr):
+    """ROWS rows a program. ONCE: a row fits one block and is read once; else it is read again to be scaled."""
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    here = row < m
     at = tl.arange(0, BLOCK)
+    x_at = x_ptr + row[:, None] * k + at[None, :]
+    q_at = q_ptr + row[:, None] * k + at[None, :]
     if ONCE:
-        x = tl.load(x_ptr + row * k + at, mask=at < k, other=0.0).to(tl.float32)
-        largest = tl.max(tl.abs(x), axis=0)
-        scale = tl.maximum(largest, 1e-12) / E4M3_MAX
-        tl.store(q_ptr + row * k + at, (x * (1.0 / scale)).to(q_ptr.dtype.element_ty), mask=at < k)
+        inside = here[:, None] & (at < k)[None, :]
+        x = tl.load(x_at, mask=inside, other=0.0).to(tl.float32)
+        scale = tl.maximum(tl.max(tl.abs(x), axis=1), 1e-12) / E4M3_MAX
+        tl.store(q_at, (x * (1.0 / scale)[:, None]).to(q_ptr.dtype.element_ty), mask=inside)
     else:
-        most = tl.zeros((BLOCK,), dtype=tl.float32)
+        most = tl.zeros((ROWS, BLOCK), dtype=tl.float32)
         for begin in range(0, k, BLOCK):
-            x = tl.load(x_ptr + row * k + begin + at, mask=at < k - begin, other=0.0).to(tl.float32)
+            inside = here[:, None] & (at < k - begin)[None, :]
+            x = tl.load(x_at + begin, mask=inside, other=0.0).to(tl.float32)
             most = tl.maximum(most, tl.abs(x))
-        scale = tl.maximum(tl.max(most, axis=0), 1e-12) / E4M3_MAX
+        scale = tl.maximum(tl.max(most, axis=1), 1e-12) / E4M3_MAX
         for begin in range(0, k, BLOCK):
-            x = tl.load(x_ptr + row * k + begin + at, mask=at < k - begin, other=0.0).to(tl.float32)
-            q = (x * (1.0 / scale)).to(q_ptr.dtype.element_ty)
-            tl.store(q_ptr + row * k + begin + at, q, mask=at < k - begin)
-    tl.store(scale_ptr + row, scale)
+            inside = here[:, None] & (at < k - begin)[None, :]
+            x = tl.load(x_at + begin, mask=inside, other=0.0).to(tl.float32)
+            tl.store(q_at + begin, (x * (1.0 / scale)[:, None]).to(q_ptr.dtype.element_ty), mask=inside)
+    tl.store(scale_ptr + row, scale, mask=here)
 
 
 @triton.jit(do_not_specialize=["n_groups"])

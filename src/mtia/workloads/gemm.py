@@ -159,7 +159,12 @@ class _Run:
     def _seed(self, memory: Memory, part: Problem, t: Tensors) -> None:
         """SRAM in the steady state: the kept shares of the tensors, above what others left to be replaced."""
         first = t.source if self.formats.quantised else t.x
-        shares = ((t.w, self.held.w, False), (first, self.held.x, False), (t.out, self.held.out, True))
+        shares = (
+            (t.w, self.held.w, False),
+            (t.w_scale, self.held.w, False),
+            (first, self.held.x, False),
+            (t.out, self.held.out, True),
+        )
         resident = sum(b.n_bytes * share for b, share, _ in shares)
         others = int(memory.residency.capacity_bytes - resident)
         if min(self.held.x, self.held.w) < 1.0 and others > 0:

@@ -266,7 +266,8 @@ def quantise_s(machine: Machine, problem: Problem, held: Kept) -> float:
     m, elements = machine, problem.m * problem.k
     source, quantised = elements * problem.source_bytes, problem.quantised_bytes
     again = source if problem.rows_quantised and problem.k > ROW_ELEMENTS else 0.0  # a long row is read twice
-    programs = problem.m if problem.rows_quantised else -(-elements // QUANTISE_ELEMENTS)
+    height = max(1, QUANTISE_ELEMENTS // problem.k)
+    programs = -(-problem.m // height) if problem.rows_quantised else -(-elements // QUANTISE_ELEMENTS)
     busy = min(m.n_pes, programs)
     fullest = -(-programs // m.n_pes) / programs
     dram = source * (1 - held.x) / m.dram_bytes_per_s + quantised * (1 - held.quantised) / m.dram_write_bytes_per_s

@@ -121,11 +121,12 @@ def quantise(rows: int, k: int, formats: Formats, t: Tensors) -> Call:
     """x from 16 bits to what the multiply takes; `rows` of it."""
     if not formats.group:
         block = min(ROW_ELEMENTS, next_power_of_2(k))
+        height = max(1, QUANTISE_ELEMENTS // block)
         return Call(
             kernel=mtia_quantise_rows,
-            grid=(rows,),
-            arguments=(t.source, t.x, t.x_scale, k),
-            constants=dict(BLOCK=block, ONCE=k <= block),
+            grid=(ceil_div(rows, height),),
+            arguments=(t.source, t.x, t.x_scale, rows, k),
+            constants=dict(ROWS=height, BLOCK=block, ONCE=k <= block),
             load_slots=QUANTISE_SLOTS,
             store_slots=2,
         )
