@@ -37,15 +37,16 @@ from mtia.workloads.launches import Buffer, Call, Memory, time_call, trace
 from mtia.workloads.prediction import Prediction, Protocol, predicted
 
 MOST_STEPS = 8_000  # blocks of keys that one simulation walks, all programs together
-LEAST_BLOCKS = 10  # of keys, of a program that is cut short
-MOST_BLOCKS = 20  # of keys, of a program of a decode that is simulated whole
+LEAST_BLOCKS = 8  # of keys, of a program that is cut short
+MOST_BLOCKS = 12  # of keys, of a program of a decode that is simulated whole
 LEAST_WAVES = 2  # of a launch that is cut short
 MOST_ROWS = 128  # of a library's tile
-LONGEST_SEQ = 4096  # longer prompts are simulated at this length and extended by their blocks
+LONGEST_SEQ = 2048  # longer prompts are simulated at this length and extended by their blocks
 STORE_ROWS = 64  # tokens that one program of the cache write takes
 PART_ELEMENTS = 8192  # of the partial answers that one program combines
 SOFTMAX_PASSES = 4  # vector passes over a block of scores beside the exponential: maximum, scaling, sum, conversion
 STEP_STARTUPS = 12  # vector commands of one block, each with its start-up
+OTHERS_PIECES = 32  # in which written and read data of others lie in turn
 MOST_LOAD = 30.0  # times the SRAM, beyond which nothing is kept
 
 
@@ -244,9 +245,11 @@ def _seed(memory: Memory, read: Sequence[Buffer], written: Sequence[Buffer]) -> 
     room = memory.residency.capacity_bytes
     if share < 1.0:
         others = memory.buffer(int(room - share * total), torch.int8)
-        dirty = int(others.n_bytes * sum(b.n_bytes for b in written) / total)
-        memory.residency.touch(others.address, others.address + dirty, True)
-        memory.residency.touch(others.address + dirty, others.address + others.n_bytes, False)
+        piece = others.n_bytes // OTHERS_PIECES
+        dirty = int(piece * sum(b.n_bytes for b in written) / total)
+        for at in range(others.address, others.address + OTHERS_PIECES * piece, max(1, piece)):
+            memory.residency.touch(at, at + dirty, True)
+            memory.residency.touch(at + dirty, at + piece, False)
     held = [
         (b.address, b.address + b.n_bytes, w, int(share * b.n_bytes))
         for bs, w in ((read, False), (written, True))
@@ -283,6 +286,17 @@ class PrefillChoice:
         return f"tiles of {self.queries} queries{heads} x {self.keys} keys in {self.math}{ahead}"
 
 
+def _alone_s(spec: ChipSpec, p: Attention, c: PrefillChoice) -> float:
+    """What a block of its own spends while nothing else of it runs, and no other block on its PE: set-up, its first
+    loads and its store."""
+    held = resident(spec, p, c)
+    if held is None:
+        return 0.0
+    pe = _Pe(spec, p.math.mac)
+    moved = (2 * c.queries * c.grouped + c.keys) * p.width * p.math.element.itemsize
+    return (spec.launch.program_s + 2 * pe.round_trip_s + moved / pe.stream_bytes_per_s) / held
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tiles:
     """What the tiles of one head take: cycles of each, in order of position, and blocks of keys."""
@@ -313,6 +327,7 @@ def _tiles(spec: ChipSpec, p: Attention, c: PrefillChoice) -> _Tiles:
     weights = pe.softmax(rows, c.keys, together=not c.lookahead) + pe.passes(rows * p.width)
     step = max(multiply, weights) if c.lookahead else multiply + weights
     cycles = blocks * step + masked * 2 * pe.passes(rows * c.keys) + 3 * pe.passes(rows * p.width)
+    cycles = cycles + _alone_s(spec, p, c) * spec.clock_hz
     return _Tiles(cycles=cycles, blocks=blocks)
 
 
