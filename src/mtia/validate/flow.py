@@ -11,6 +11,7 @@ from typing import Any
 from mtia.chips.pooled import pooled
 from mtia.chips.spec import ChipSpec
 from mtia.errors import did_you_mean
+from mtia.fabric.nodes import nodes
 from mtia.validate.cases import Case
 from mtia.validate.chip_book import ChipBook, chip_book
 from mtia.validate.fast_path import fast_gaps
@@ -75,10 +76,11 @@ def select(options: Options) -> Selection:
 
 
 def _of_chips(cases: Sequence[Case], book: ChipBook, words: Sequence[str]) -> list[Case]:
-    """The cases of the named chips; a name may be the chip's or as the rows write it. Raises on one without rows."""
+    """The cases of the named chips: the chip's name, that of its machine, or as the rows write it. Raises on others."""
     if not words:
         return list(cases)
-    names = {system: {system.lower(), spec.name.lower()} for system, spec in book.specs.items()}
+    chip_in = {name: node.chip for name, node in nodes().items()}
+    names = {s: {s.lower(), spec.name.lower(), chip_in.get(s, s).lower()} for s, spec in book.specs.items()}
     known = sorted({name for both in names.values() for name in both})
     for word in words:
         if word.lower() not in known:
