@@ -16,6 +16,7 @@ def calibrate(
     folder: Annotated[Path, typer.Argument(help="A folder of measurements (CSV).")] = Path("validation/sample"),
     figures: Annotated[str, typer.Option(help="Which figures, by commas; at most six.")] = "",
     file: Annotated[str, typer.Option(help="Only these tables, by commas: gemm,attention_decode.")] = "",
+    dtype: Annotated[str, typer.Option(help="Only these number formats, by commas.")] = "",
     sample: Annotated[int, typer.Option(min=1, help="Rows per file and chip.")] = 32,
     draw: Annotated[int, typer.Option(min=0, help="Which sample; the next draw is reported, not fitted.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, max=8, help="Rounds of the descent; steps halve.")] = 3,
@@ -34,7 +35,7 @@ def calibrate(
     spec = load(chip)
     rows = {}
     for what, number in (("fitted", draw), ("held out", draw + 1)):
-        found = rows_of(spec, folder, files=_words(file), n_per_file=sample, draw=number)
+        found = rows_of(spec, folder, files=_words(file), n_per_file=sample, draw=number, dtypes=_words(dtype))
         rows[what], why = fitting.predictable(spec, found)
         for line in why:
             console.print(f"left out: {line}", markup=False)

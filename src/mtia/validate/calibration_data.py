@@ -19,7 +19,7 @@ from mtia.validate.statistics import Errors
 
 
 def rows_of(
-    spec: ChipSpec, folder: Path, *, files: Collection[str] = (), n_per_file: int, draw: int
+    spec: ChipSpec, folder: Path, *, files: Collection[str] = (), dtypes: Collection[str] = (), n_per_file: int, draw: int,
 ) -> list[Case]:  # fmt: skip
     """The draw's rows of this chip, whatever its tables call it: of tables of kernels, or of those named in `files`
     (collectives). Raises MeasuredDataError on an unreadable folder."""
@@ -27,7 +27,8 @@ def rows_of(
     if errors:
         raise errors[0]
     wanted = [table for table in tables if (files or table.kind.name in TABLES) and _is_wanted(table.file, files)]
-    cases = [case for table in wanted for case in table.cases if _chip_name(case.system) == spec.name]
+    cases = [case for table in wanted for case in table.cases if _chip_name(case.system) == spec.name
+             and (not dtypes or case.dtype in dtypes)]  # fmt: skip
     return sample(cases, n_per_file, draw=draw)
 
 
