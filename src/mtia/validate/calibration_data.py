@@ -19,7 +19,8 @@ from mtia.validate.statistics import Errors
 
 
 def rows_of(
-    spec: ChipSpec, folder: Path, *, files: Collection[str] = (), dtypes: Collection[str] = (), n_per_file: int, draw: int,
+    spec: ChipSpec, folder: Path, *, files: Collection[str] = (), dtypes: Collection[str] = (), n_per_file: int,
+    draw: int,
 ) -> list[Case]:  # fmt: skip
     """The draw's rows of this chip, whatever its tables call it: of tables of kernels, or of those named in `files`
     (collectives). Raises MeasuredDataError on an unreadable folder."""
