@@ -356,14 +356,11 @@ def _prefill_candidates(spec: ChipSpec, p: Attention) -> list[PrefillChoice]:
     found = []
     for grouped in sorted({1, packed if packed <= MOST_ROWS else 1}):
         rows, keys = _library_tile(spec, p, p.seq * grouped)
-        for lookahead in (False, True):
-            if lookahead and not _looks_ahead(spec, p, rows, keys):
-                continue
-            c = PrefillChoice(
-                queries=rows // grouped, grouped=grouped, keys=keys, lookahead=lookahead, run=1, seconds=0.0,
-                math=p.math.mac,
-            )  # fmt: skip
-            found.append(_weighed(spec, p, c))
+        c = PrefillChoice(
+            queries=rows // grouped, grouped=grouped, keys=keys, lookahead=_looks_ahead(spec, p, rows, keys), run=1,
+            seconds=0.0, math=p.math.mac,
+        )  # fmt: skip
+        found.append(_weighed(spec, p, c))
     return found
 
 
