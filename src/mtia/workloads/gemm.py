@@ -31,7 +31,7 @@ from mtia.workloads.launches import Memory, time_call
 from mtia.workloads.prediction import Prediction, Protocol, launch_overhead_s, predicted
 
 CHAIN_COPIES = 6  # of the weights that a chain of like calls rotates over
-MOST_TILE_STEPS = 8_000  # steps of all programs that one simulation walks
+MOST_TILE_STEPS = 6_000  # steps of all programs that one simulation walks
 LEAST_STEPS = 16  # of a program whose depth is cut
 LEAST_WAVES = 3  # of a launch whose tiles are cut
 MOST_QUANTISED = 1 << 21  # elements that one simulation quantises
@@ -189,11 +189,11 @@ class _Run:
 
     def _multiply(self, memory: Memory, t: Tensors, part: Problem, longer: float) -> list[KernelTiming]:
         if self.choice.splits == 1:
-            timing = time_call(multiply(part, self.choice, self.formats, t, t.out), memory)
+            timing = time_call(multiply(part, self.choice, self.formats, t, t.out), memory, last=True)
             return [_extended(timing, longer)]
         sums = memory.buffer(part.m * part.n * self.choice.splits, torch.float32)
         timing = time_call(multiply(part, self.choice, self.formats, t, sums), memory)
-        added = time_call(add_up(part, self.choice, sums, t.out), memory)
+        added = time_call(add_up(part, self.choice, sums, t.out), memory, last=True)
         shorter = same_tiling(self.machine, part, self.held, self.choice)
         return [_extended(timing, longer), _extended(added, self.choice.sum_s / shorter.sum_s)]
 
