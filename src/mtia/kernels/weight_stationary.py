@@ -97,7 +97,7 @@ def choose_panel(M: int, N: int, K: int, element_bytes: int, spec: ChipSpec) -> 
 
 def _panel_cycles(p: Panel, M: int, element_bytes: int, spec: ChipSpec) -> float:
     """Cycles, roughly, of one panel: every PE loads one, the first rows follow, then steps at the pace of the slowest
-    engine."""
+    engine. Updates that join on the reduction network wait for each other: a step takes a round trip at least."""
     dma, dpe = spec.pe.dma, spec.pe.dpe
     round_trip = (2 * spec.noc.latency_s + spec.sram.latency_s) * spec.clock_hz
     in_flight = dma.max_outstanding_bytes / round_trip
@@ -105,7 +105,8 @@ def _panel_cycles(p: Panel, M: int, element_bytes: int, spec: ChipSpec) -> float
     load = p.m * p.k * element_bytes / min(dma.read_bytes_per_cycle, in_flight)
     update = p.m * p.n * 4 / min(dma.write_bytes_per_cycle, in_flight)
     multiply = dpe.fill_cycles + p.m * p.n * p.k / _mac_per_cycle(element_bytes, spec)
-    return round_trip + panels + load + ceil_div(M, p.m) * max(multiply, load, update) + update
+    pace = max(multiply, load, round_trip + update)
+    return round_trip + panels + load + ceil_div(M, p.m) * pace + update
 
 
 def _mac_per_cycle(element_bytes: int, spec: ChipSpec) -> int:
