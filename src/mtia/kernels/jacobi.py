@@ -39,13 +39,23 @@ def _partners(i, players, turn):
 
 @triton.jit
 def _rotation(own, partners_own, shared, acts, i, partner):
-    """(cosine, tangent) that clear `shared`, the product of a column and its partner; opposite for the two."""
+    """(tangent, sine, lean) that clear `shared`, the product of a column and its partner; opposite for the two.
+
+    lean = sine / (1 + cosine): x - sine * (partner + lean * x) turns x, and rounds by the angle's size only.
+    """
     shared = tl.where(acts, shared, 1.0)
     ratio = (partners_own - own) / (2.0 * shared)
     positive = (ratio > 0) | ((ratio == 0) & (i < partner))
     size = 1.0 / (tl.abs(ratio) + square_root(1.0 + ratio * ratio))
     tangent = tl.where(acts, tl.where(positive, size, -size), 0.0)
-    return 1.0 / square_root(1.0 + tangent * tangent), tangent
+    cosine = 1.0 / square_root(1.0 + tangent * tangent)
+    sine = cosine * tangent
+    return tangent, sine, sine / (1.0 + cosine)
+
+
+@triton.jit
+def _turn(x, partners, sine, lean):
+    return x - sine * (partners + lean * x)
 
 
 @triton.jit
@@ -77,13 +87,12 @@ def mtia_jacobi_eigh(a_ptr, vectors_ptr, worst_ptr, N, players, WIDTH: tl.conste
         shared = tl.sum(tl.where(row == partner[None, :], a, 0.0), 0)
         acts = (shared != 0) & (partner != i)
         worst = tl.maximum(worst, _measured(shared, largest, acts))
-        cosine, tangent = _rotation(own, tl.gather(own, partner, 0), shared, acts, i, partner)
-        sine = cosine * tangent
-        a = cosine[None, :] * a - sine[None, :] * tl.gather(a, across, 1)
-        a = cosine[:, None] * a - sine[:, None] * tl.gather(a, down, 0)
+        tangent, sine, lean = _rotation(own, tl.gather(own, partner, 0), shared, acts, i, partner)
+        a = _turn(a, tl.gather(a, across, 1), sine[None, :], lean[None, :])
+        a = _turn(a, tl.gather(a, down, 0), sine[:, None], lean[:, None])
         a = tl.where(row == column, (own - tangent * shared)[None, :], a)
         a = tl.where((row == partner[None, :]) & acts[None, :], 0.0, a)
-        vectors = cosine[None, :] * vectors - sine[None, :] * tl.gather(vectors, across, 1)
+        vectors = _turn(vectors, tl.gather(vectors, across, 1), sine[None, :], lean[None, :])
     tl.store(a_ptr + at, a, mask=inside)
     tl.store(vectors_ptr + at, vectors, mask=inside)
     tl.store(worst_ptr + matrix, tl.max(worst, 0) + tl.sum(tl.sum(a * 0.0, 1), 0))
@@ -114,10 +123,9 @@ def mtia_jacobi_svd(w_ptr, vectors_ptr, worst_ptr, N, players, WIDTH: tl.constex
         bound = square_root(own) * square_root(partners_own)
         acts = (tl.abs(shared) > EPS * bound) & (partner != i)
         worst = tl.maximum(worst, _measured(shared, bound, acts))
-        cosine, tangent = _rotation(own, partners_own, shared, acts, i, partner)
-        sine = cosine * tangent
-        w = cosine[None, :] * w - sine[None, :] * w_partner
-        vectors = cosine[None, :] * vectors - sine[None, :] * tl.gather(vectors, across, 1)
+        _, sine, lean = _rotation(own, partners_own, shared, acts, i, partner)
+        w = _turn(w, w_partner, sine[None, :], lean[None, :])
+        vectors = _turn(vectors, tl.gather(vectors, across, 1), sine[None, :], lean[None, :])
     tl.store(w_ptr + at, w, mask=inside)
     tl.store(vectors_ptr + at, vectors, mask=inside)
     tl.store(worst_ptr + matrix, tl.max(worst, 0) + tl.sum(tl.sum(w * 0.0, 1), 0))
@@ -242,8 +250,14 @@ def _rotate_symmetric_blocks(a: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
         return worst
 
     info = _until_still(a, sweep)
-    a.copy_(work[:, :N, :N])
-    return vectors[:, :N, :N], info
+    q = _straightened(vectors[:, :N, :N])
+    a.copy_(q.mT @ (a @ q))
+    return q, info
+
+
+def _straightened(q: torch.Tensor) -> torch.Tensor:
+    """q nearer to orthogonal by a step of Newton's: the products of many rounds drift from it."""
+    return 1.5 * q - 0.5 * (q @ (q.mT @ q))
 
 
 def _rotate_columns_blocks(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -268,8 +282,9 @@ def _rotate_columns_blocks(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]
         return worst
 
     info = _until_still(w, sweep)
-    w.copy_(work[:, :N, :N])
-    return vectors[:, :N, :N], info
+    q = _straightened(vectors[:, :N, :N])
+    w.copy_(w @ q)
+    return q, info
 
 
 # --- eigenvalues and singular values ----------------------------------------------------------------------------------
