@@ -118,9 +118,9 @@ def test_a_part_of_a_prefill_extends_to_the_whole(monkeypatch: pytest.MonkeyPatc
 def test_a_cache_that_fits_sram_is_read_from_it() -> None:
     """The same tensors again and again: DRAM sees nothing of 8 MB of keys and values on an L2 of 50."""
     found = predict_decode(load("h100_sxm"), **SMALL)
-    assert found.timings[0].dram_read_bytes < 0.05 * found.timings[0].requested_bytes
+    assert found.timings[1].dram_read_bytes < 0.05 * found.timings[1].requested_bytes
     large = predict_decode(load("h100_sxm"), **SMALL | {"batch": 128, "seq": 4096})
-    assert large.timings[0].dram_read_bytes > 0.9 * large.timings[0].requested_bytes
+    assert large.timings[1].dram_read_bytes > 0.9 * large.timings[1].requested_bytes
 
 
 def test_kept_share_falls_with_what_is_touched() -> None:

@@ -144,10 +144,12 @@ def predict_decode(
     protocol: Protocol = Protocol.GRAPH_ONE,
 ) -> Prediction:
     """Latency of attention of one new token in each of `batch` sequences of `seq` tokens (the new one included) to
-    their cache, repeated on the same cache: what fits SRAM is there. Raises BadProblem and UnsupportedDtype."""
+    their cache, repeated on the same cache: what fits SRAM is there. The new token's keys and values are written to it
+    first, by a kernel of its own. Raises BadProblem and UnsupportedDtype."""
     problem = _problem("decode attention", spec, batch, seq, heads, kv_heads, head_dim, window, attn_dtype, kv_dtype)
     choice = choose_decode(spec, problem)
-    return predicted(spec, protocol, [_time_decode(spec, problem, choice)], how=str(choice))
+    store = _time_conversion(spec, batch, kv_heads * head_dim, _FORMATS[attn_dtype], problem.cache)
+    return predicted(spec, protocol, [store, _time_decode(spec, problem, choice)], how=str(choice))
 
 
 def _problem(
