@@ -11,7 +11,18 @@ from mtia import chips
 from mtia.errors import BadProblem, UnsupportedDtype
 from mtia.workloads import moe
 from mtia.workloads.launches import Memory
-from mtia.workloads.moe import FORMATS, FUSED, LIBRARY, PORTABLE, SGLANG_MULTIPLYING, build_of, expert_rows, predict_moe
+from mtia.workloads.moe import (
+    FORMATS,
+    FUSED,
+    LIBRARY,
+    MARLIN,
+    PORTABLE,
+    SGLANG,
+    SGLANG_MULTIPLYING,
+    build_of,
+    expert_rows,
+    predict_moe,
+)
 
 CHIP = "h100_sxm"
 SMALL = dict(tokens=64, hidden=2048, inter=1024, topk=4, experts=32)
@@ -111,7 +122,8 @@ def test_builds_by_the_names_in_measured_data() -> None:
     assert build_of("trtllm moe_torch_flow_cutlass") == LIBRARY
     assert build_of("vllm vllm_unquantizedfusedmoe_triton_tritonexperts") == PORTABLE
     assert build_of("sglang sglang_fused_moe_triton", "0.5.10") == SGLANG_MULTIPLYING
-    assert build_of("sglang sglang_fused_moe_triton", "0.5.14") != SGLANG_MULTIPLYING
+    assert build_of("sglang sglang_fused_moe_triton", "0.5.14") == SGLANG
+    assert build_of("vllm vllm_gptossmxfp4moe_marlin_marlinexperts") == MARLIN
     assert build_of("sglang_flashinfer_trtllm_moe") == FUSED
 
 
@@ -129,9 +141,11 @@ def test_a_build_has_the_launches_it_says() -> None:
 
 def test_remote_assignments_cost_what_the_build_does_with_them() -> None:
     many = dict(tokens=4096, moe_ep=4)
-    dropped, zeroed, multiplied = (seconds(**many, build=b) for b in (LIBRARY, PORTABLE, SGLANG_MULTIPLYING))
-    assert multiplied > zeroed
+    dropped, here, multiplied = (seconds(**many, build=b) for b in (LIBRARY, SGLANG, SGLANG_MULTIPLYING))
+    assert multiplied > here
     assert multiplied > 1.5 * dropped
+    few = dict(tokens=4096, moe_ep=16, topk=2)  # most tokens have no expert here
+    assert seconds(**few, build=PORTABLE) > seconds(**few, build=SGLANG)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property, lru_cache
 from math import ceil
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,11 +145,12 @@ class Tile:
 
 
 class Remote(StrEnum):
-    """What becomes of the assignments to other ranks' experts, of tokens that reach this rank."""
+    """What becomes of the assignments to other ranks' experts."""
 
     DROPPED = "dropped"
+    ZEROED_HERE = "zeroed here"  # as below, of the tokens that have an expert here
     ZEROED = "zeroed"  # their rows are set to zero where a product would be, then activated and summed like others
-    MULTIPLIED = "multiplied"  # by some local expert
+    MULTIPLIED = "multiplied"  # by some local expert, where the token has one here
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +176,8 @@ class Build:
 LIBRARY = Build(helpers=3)
 FUSED = Build(gathers=True, fuses=True)
 PORTABLE = Build(gathers=True, fixed_tiles=True, helpers=1, remote=Remote.ZEROED)
-SGLANG = replace(PORTABLE, expands=True)
+MARLIN = replace(PORTABLE, fixed_tiles=False)
+SGLANG = replace(PORTABLE, expands=True, remote=Remote.ZEROED_HERE)
 SGLANG_MULTIPLYING = replace(SGLANG, remote=Remote.MULTIPLIED)
 
 
@@ -186,6 +189,8 @@ def build_of(kernel: str, version: str = "", dtype: str = "") -> Build:
         return SGLANG_MULTIPLYING if version.startswith(("0.4", "0.5.10")) else SGLANG
     if "triton_tritonexperts" in kernel or kernel.endswith("vllm_fused_moe"):
         return PORTABLE
+    if "marlin" in kernel:
+        return MARLIN
     generated = "flashinfer_trtllm" in kernel or (kernel.endswith("moe_torch_flow") and dtype.startswith("w4a8"))
     return FUSED if generated else LIBRARY
 
@@ -214,14 +219,16 @@ class Block:
 
     @property
     def _remote(self) -> int:
-        """Assignments to other ranks' experts, of the tokens that reach this rank."""
+        """Assignments to other ranks' experts, of the tokens that have one here."""
         local = int(self.rows.sum())
         return min(self.tokens, local) * self.topk - local
 
     @property
     def zeroed(self) -> int:
         """Rows that are carried along as zeros."""
-        return self._remote if self.build.remote is Remote.ZEROED else 0
+        if self.build.remote is Remote.ZEROED_HERE:
+            return self._remote
+        return self.tokens * self.topk - int(self.rows.sum()) if self.build.remote is Remote.ZEROED else 0
 
     @property
     def wide(self) -> int:
@@ -546,7 +553,7 @@ def rowwise(
 # --- the grouped multiply, by slices ----------------------------------------------------------------------------------
 
 QUANTISED_GROUP = 128  # columns that share a scale, at most
-MOST_ROWS = 2048  # of a launch over rows that are simulated
+MOST_ROWS = 768  # of a launch over rows that are simulated
 MOST_IDS = 1 << 15  # assignments that are simulated
 PLACE_BLOCK = 256
 FEW_STEPS = 6  # a depth of so many steps is simulated whole
@@ -669,7 +676,7 @@ def _call_of(
     tile, form = problem.tile, problem.form
     (x, w, out), grid = tensors, (tiles * ceil_div(n, tile.n),)
     blocks = dict(BM=tile.m, BN=tile.n, BK=tile.k, BAND=tile.band)
-    slots = dict(load_slots=tile.stages, store_slots=1)
+    slots: dict[str, Any] = dict(load_slots=tile.stages, store_slots=1)
     if form.weight_depth != form.x_depth:
         scale = w.at(len(problem.rows) * n * ceil(k / form.weight_depth)) if form.unpacked else w
         arguments = (x, w, scale, *tables, out, n, k, tiles)
@@ -779,6 +786,7 @@ def _estimate(problem: Grouped, tile: Tile) -> float:
 __all__ = [
     "FUSED",
     "LIBRARY",
+    "MARLIN",
     "PORTABLE",
     "SGLANG",
     "SGLANG_MULTIPLYING",
