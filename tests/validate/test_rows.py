@@ -168,3 +168,13 @@ def test_like_mistakes_are_told_once():
     text = str(MeasuredDataErrors("data", errors))
     assert "3 rows or files" in text and "g.csv:2: dtype 'x': is not known. (2 more rows like it)" in text
     assert "--skip-unknown" in text and "g.csv:5" not in text
+
+
+def test_layers_of_a_model_find_cold_weights(folder):
+    at = folder(
+        v="system,model,op,tp,m,n,k,latency_us\na100,microsoft/phi-2,gemm:qkv,1,64,4096,2560,9.0",
+        s="system,source,layer,op,m,n,k,latency_us\ntpu_v6e_1,sim,q_proj,gemm,2,4096,4096,22.6",
+    )
+    layer, model = only_case(at / "v.csv"), only_case(at / "s.csv")
+    assert (layer.weight_copies, model.weight_copies) == (4, 32)
+    assert layer.protocol is model.protocol is Protocol.KERNEL

@@ -48,6 +48,8 @@ PLAIN_NORM_FAMILIES = ("phi-1", "phi-2", "gpt", "opt-", "falcon", "bloom", "pyth
 COMPILED_OPS = (("A100", "layernorm"), ("A100", "gelu"))  # LLMCompass times these through torch.compile on CUDA
 SEE_README = "see README"  # MI210 softmax and layernorm of the eager table: its own scripts say float32
 ROTATED_WEIGHTS, FEWEST_WEIGHTS = 6, 5
+LAYER_MULTIPLIES = 4  # of one decoder layer that is profiled again and again: the others' weights pass in between
+MODEL_LAYERS = 32  # of Llama-3.1-8B, which runs whole: every other layer's weights pass in between
 NORMALISED_TO = ("h100_meta", 1 << 31)
 
 
@@ -204,7 +206,7 @@ def _vidur(row: Row, table: str, cells: tuple[str, ...]) -> Case:
     op, model = row.text("op"), row.text("model")
     common = _common(row, table, cells, "float16", _latency_s(row))
     if op.startswith("gemm:"):
-        return GemmCase(**common, **_mnk(row), protocol=Protocol.KERNEL)
+        return GemmCase(**common, **_mnk(row), protocol=Protocol.KERNEL, weight_copies=LAYER_MULTIPLIES)
     row.one_of("op", (*VIDUR_OPS, "gemm:*"))
     plain = any(family in model.lower() for family in PLAIN_NORM_FAMILIES)
     is_norm = op.endswith("layernorm")
@@ -221,7 +223,7 @@ def _layer(row: Row, table: str, cells: tuple[str, ...]) -> Case:
     op = row.one_of("op", LAYER_OPS)
     common = _common(row, table, cells, "bfloat16", _latency_s(row))
     if op == "gemm":
-        return GemmCase(**common, **_mnk(row), protocol=Protocol.KERNEL)
+        return GemmCase(**common, **_mnk(row), protocol=Protocol.KERNEL, weight_copies=MODEL_LAYERS)
     gated, norm = op == "silu_mul", "rms" if op == "rmsnorm" else ""
     return OpCase(**common, op=op, m=row.count("m"), n=row.count("n"), protocol=Protocol.KERNEL, gated=gated, norm=norm)
 
