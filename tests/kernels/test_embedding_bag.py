@@ -7,7 +7,7 @@ import torch
 
 import mtia
 from mtia.kernels.embedding_bag import embedding_bags, pack_rows, row_pitch_bytes
-from mtia.kernels.quantise import dequantize_rows
+from mtia.kernels.quantise import dequantize_rows, quantise_rows
 
 
 def bags(tables: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -70,3 +70,12 @@ def test_dequantised_rows(out: torch.dtype):
     scale, bias = torch.rand(6, 1), torch.randn(6, 1)
     got = dequantize_rows(x.to("mtia"), scale.to("mtia"), bias.to("mtia"), out).cpu()
     torch.testing.assert_close(got, (x * scale + bias).to(out))
+
+
+@pytest.mark.parametrize("m, n", [(5, 40), (3, 4096), (1, 1)])
+def test_quantised_rows_come_back(m: int, n: int):
+    x = torch.randn(m, n)
+    q, scale = (t.cpu() for t in quantise_rows(x.to("mtia")))
+    assert torch.equal(q.abs().amax(-1), torch.full((m,), 127, dtype=torch.int8))
+    torch.testing.assert_close(scale, x.abs().amax(-1, keepdim=True) / 127)
+    assert ((q * scale - x).abs() <= scale * 0.501).all()

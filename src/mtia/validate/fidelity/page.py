@@ -56,7 +56,8 @@ class Outcome:
     def off(self) -> str:
         if self.off_frac is None:
             return ""
-        return f"{100 * self.off_frac:.0f} % mean" if self.many else f"{100 * self.off_frac:+.0f} %"
+        percent = round(100 * self.off_frac)
+        return f"{percent} % mean" if self.many else f"{percent:+d} %"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,8 +8,7 @@ import torch
 
 from mtia.chips.loader import load
 from mtia.chips.spec import ChipSpec
-from mtia.kernels.activation_quantise import mtia_quantise_rows
-from mtia.kernels.iteration import next_power_of_2
+from mtia.kernels.quantise import mtia_quantise_int8_rows, quantise_launch
 from mtia.kernels.tiling import legal_tilings
 from mtia.validate.fidelity.page import Outcome, Statement
 from mtia.validate.fidelity.rows import at_least, within
@@ -160,8 +159,8 @@ def _quantised(spec: ChipSpec, n: int, tiling: int) -> float:
     w, out = memory.buffer(n * n, torch.int8), memory.buffer(n * n, torch.float16)
     for buffer in (x, q, scale, w, out):
         memory.warm(buffer)
-    constants = dict(BLOCK=next_power_of_2(n), ONCE=True)
-    quantise = Call(kernel=mtia_quantise_rows, grid=(n,), arguments=(x, q, scale, n), constants=constants)
+    grid, constants = quantise_launch(n, n)
+    quantise = Call(kernel=mtia_quantise_int8_rows, grid=grid, arguments=(x, q, scale, n, n), constants=constants)
     chosen = legal_tilings(1, n, n, n, torch.int8, spec)[tiling]
     multiply = streamed_call(spec, q, w, out, n, n, n, chosen)
     return predicted(spec, Protocol.GRAPH_CHAIN, [time_call(c, memory) for c in (quantise, multiply)]).seconds
