@@ -127,7 +127,7 @@ def calibrate(spec: ChipSpec, **values: float) -> ChipSpec:
 
 @pytest.fixture
 def three(monkeypatch: pytest.MonkeyPatch) -> dict[str, ChipSpec]:
-    plain = {name: chips.load(name) for name in ("a100_sxm", "h100_sxm", "l40s")}
+    plain = {name: replace(pooled(chips.load(name)), name=name) for name in ("a100_sxm", "h100_sxm", "l40s")}
     spec = {
         "a100_sxm": calibrate(plain["a100_sxm"], launch__replace_s=1e-6, sram__bytes_per_s=4e12),
         "h100_sxm": calibrate(plain["h100_sxm"], launch__replace_s=4e-7, sram__bytes_per_s=6e12),

@@ -24,7 +24,7 @@ def roofline_s(case: Case, spec: ChipSpec) -> float:
     assert isinstance(case, GemmCase)
     flop, n_bytes = 2 * case.m * case.n * case.k, 2 * (case.m * case.k + case.n * case.k + case.m * case.n)
     power_s = flop / 2 * spec.power.mac_j["bf16"] / (spec.power.tdp_w - spec.power.idle_w)
-    memory_s = n_bytes / (spec.dram.bytes_per_s * spec.dram.efficiency_frac)
+    memory_s = 4 * n_bytes / spec.sram.bytes_per_s
     return spec.launch.replace_s + max(flop / spec.peak_flop_per_s("bf16"), power_s, memory_s)
 
 
@@ -44,13 +44,13 @@ def truth() -> ChipSpec:
     return fitting.varied(H100, knobs, {k.key: k.low + 0.6 * (k.high - k.low) for k in knobs})
 
 
-KEYS = ("launch.replace_s", "dram.efficiency_frac", "power.mac_j")
+KEYS = ("launch.replace_s", "sram.bytes_per_s", "power.mac_j")
 
 
 def test_it_finds_the_figures_that_made_the_data():
     fit = fitting.calibrate(H100, measured_on(truth()), KEYS, rounds=7, predict=roofline_s)
     assert fit.objective < 0.02 < fit.before
-    for key, rel in (("launch.replace_s", 0.1), ("dram.efficiency_frac", 0.02), ("power.mac_j.bf16", 0.05)):
+    for key, rel in (("launch.replace_s", 0.1), ("sram.bytes_per_s", 0.02), ("power.mac_j.bf16", 0.05)):
         assert fit.fitted.get(key) == pytest.approx(truth().get(key), rel=rel), key
     assert fit.fitted.power.mac_j["fp8"] / fit.fitted.power.mac_j["bf16"] == pytest.approx(
         H100.power.mac_j["fp8"] / H100.power.mac_j["bf16"]
@@ -58,9 +58,9 @@ def test_it_finds_the_figures_that_made_the_data():
 
 
 def test_it_never_leaves_a_figures_range():
-    far = H100.vary({"launch.replace_s": 5e-5, "dram.efficiency_frac": 0.3}, name=H100.name)
+    far = H100.vary({"launch.replace_s": 5e-5, "sram.bytes_per_s": 1e11}, name=H100.name)
     fit = fitting.calibrate(H100, measured_on(far), KEYS, rounds=4, predict=roofline_s)
-    for key in ("launch.replace_s", "dram.efficiency_frac", "power.mac_j.bf16"):
+    for key in ("launch.replace_s", "sram.bytes_per_s", "power.mac_j.bf16"):
         source = H100.figures[key].source
         assert source.low * 0.999 <= fit.fitted.get(key) <= source.high * 1.001, key
 
@@ -127,7 +127,7 @@ def test_a_calibrated_file_loads_as_it_was_fitted(tmp_path: Path):
     fitting.write_chip(fit, "gemm.csv: 6 rows", path)
     again = chips.load(path)
     assert again.clock_hz == 1.9e9
-    for key in ("launch.replace_s", "dram.efficiency_frac", "power.mac_j.bf16", "power.mac_j.fp8"):
+    for key in ("launch.replace_s", "sram.bytes_per_s", "power.mac_j.bf16", "power.mac_j.fp8"):
         figure = again.figures[key]
         assert figure.value == pytest.approx(fit.fitted.get(key), rel=1e-4), key
         assert figure.source.kind is SourceKind.CALIBRATED and figure.source.text == "gemm.csv: 6 rows"

@@ -71,13 +71,18 @@ class Fit:
 
 def knobs_of(spec: ChipSpec, keys: Sequence[str]) -> tuple[Knob, ...]:
     """The knobs of figures; raises CannotCalibrate where one has no range, or where there are more than six."""
-    elsewhere = calibrated_elsewhere(spec, keys)
+    _check_number(spec, keys, set())
+    knobs = tuple(_knob(spec, key) for key in keys)
+    _check_number(spec, keys, calibrated_elsewhere(spec, keys))
+    return knobs
+
+
+def _check_number(spec: ChipSpec, keys: Sequence[str], elsewhere: set[str]) -> None:
     if len(keys) + len(elsewhere) > MOST_FIGURES:
         beside = f" beside {', '.join(sorted(elsewhere))}" if elsewhere else ""
         raise CannotCalibrate(
             f"{spec.name}: {len(keys)} figures to calibrate{beside}, at most {MOST_FIGURES}; leave some out."
         )
-    return tuple(_knob(spec, key) for key in keys)
 
 
 def _knob(spec: ChipSpec, key: str) -> Knob:
