@@ -58,7 +58,8 @@ def run_timed(
     """Time, energy and traffic of one launch. `residency` (what SRAM holds before; default nothing) is only read.
 
     `resident`: programs that a PE holds at once, each with buffers of its own, the next beginning when one has ended
-    and then taking `launch.program_s` to be set up (blocks of a GPU). Default: programs follow each other as far as circular buffers let them.
+    and then taking `launch.program_s` to be set up (blocks of a GPU). Default: programs follow each other as far as
+    circular buffers let them.
     """
     schedule = compile_schedule(trace, spec)
     touched = footprints_of(trace)
