@@ -182,5 +182,5 @@ def test_random_slopes_are_kept_for_the_gradient():
     noise = torch.zeros_like(x)
     y = torch.ops.aten.rrelu_with_noise(x, noise, 0.1, 0.3, True)
     slopes = noise[x <= 0].cpu()
-    assert 0.1 <= slopes.min() and slopes.max() <= 0.3 and len(slopes.unique()) > 5
+    assert slopes.min() >= 0.1 and slopes.max() <= 0.3 and len(slopes.unique()) > 5
     assert torch.equal(y.cpu(), (x * noise).cpu())

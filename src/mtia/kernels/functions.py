@@ -95,7 +95,7 @@ def exp_by_powers(x):
     """exp of a float32 as a math library computes it where the hardware has powers of two alone."""
     n = tl.floor(tl.fma(x, 1.4426950408889634, 0.5))
     power = tl.exp2(tl.fma(x, 1.4426950408889634, -n))
-    scale = ((tl.clamp(n, -127.0, 128.0).to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)  # 0 and infinity beyond
+    scale = ((tl.clamp(n, -127.0, 128.0).to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
     return power * scale
 
 

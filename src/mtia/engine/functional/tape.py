@@ -317,12 +317,14 @@ class Recorder(Interpreter):
         adds = acc_fixed is None or not _is_zero(acc_fixed)
 
         def entry(env: Env, *_: object) -> None:
-            x, y = (env[a_at] if a_fixed is None else a_fixed), (env[b_at] if b_fixed is None else b_fixed)
+            x: Any = env[a_at] if a_fixed is None else a_fixed
+            y: Any = env[b_at] if b_fixed is None else b_fixed
             if not plain:
-                x, y = multiply_operand(x, precision), multiply_operand(y, precision)  # type: ignore[arg-type]
+                x, y = multiply_operand(x, precision), multiply_operand(y, precision)
             product = matmul(x, y)
             if adds:
-                product += env[acc_at] if acc_fixed is None else acc_fixed
+                total: Any = env[acc_at] if acc_fixed is None else acc_fixed
+                product += total
             env[result] = product
 
         return entry
