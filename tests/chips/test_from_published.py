@@ -149,10 +149,10 @@ def test_the_pool_is_the_geometric_mean_of_the_others(three: dict[str, ChipSpec]
     assert pooled(three["l40s"], without=("h100_sxm",)).launch.replace_s == pytest.approx(1e-6)
 
 
-def test_rates_are_pooled_a_cycle_and_pe(three: dict[str, ChipSpec]):
+def test_rates_of_the_cache_are_pooled_a_multiply(three: dict[str, ChipSpec]):
     out, h100 = pooled(three["a100_sxm"]), three["h100_sxm"]
-    a_cycle_and_pe = h100.sram.bytes_per_s / (h100.grid.n_pes * h100.clock_hz)
-    assert out.sram.bytes_per_s == pytest.approx(a_cycle_and_pe * out.grid.n_pes * out.clock_hz)
+    a_flop = h100.sram.bytes_per_s / h100.peak_flop_per_s("bf16")
+    assert out.sram.bytes_per_s == pytest.approx(a_flop * out.peak_flop_per_s("bf16"))
 
 
 def test_a_figure_that_no_other_chip_has_goes_to_the_middle_of_its_range(three: dict[str, ChipSpec]):

@@ -1,7 +1,7 @@
 """A chip without calibrated figures: each takes the value pooled over the chips that have been calibrated.
 
-What is pooled is the quantity that chips share (`QUANTITIES`): seconds, a share of the published rate, bytes a cycle
-and PE, or the share of the power limit that multiplies at full rate would take. It is the geometric mean over the chips
+What is pooled is the quantity that chips share (`QUANTITIES`): seconds, a share of the published rate, bytes of cache
+a multiply, or the share of the power limit that multiplies at full rate would take. It is the geometric mean over the chips
 whose own file calibrates the figure, without the chip itself, so a chip that was never measured and one whose
 measurements are left out are predicted in the same way. Pooled figures are assumptions with the spread as range.
 """
@@ -18,6 +18,7 @@ from mtia.chips.spec import ChipSpec, Figure, Source, SourceKind, leaf_and_entry
 
 Scale = Callable[[ChipSpec, str], float]
 
+FEW_PES = 16  # below: systolic arrays, each as large as tens of SMs
 SPREAD = 1.25  # least factor between a pooled value and either end of its range
 
 
@@ -25,8 +26,9 @@ def _itself(spec: ChipSpec, key: str) -> float:
     return 1.0
 
 
-def _per_pe_and_cycle(spec: ChipSpec, key: str) -> float:
-    return spec.grid.n_pes * spec.clock_hz
+def _per_multiply(spec: ChipSpec, key: str) -> float:
+    """Multiply-adds a second: a cache is built to feed the engines through tiles of much the same size."""
+    return max(spec.peak_flop_per_s(d) for d in ("bf16", "fp16")) / 2
 
 
 def _per_cycle(spec: ChipSpec, key: str) -> float:
@@ -41,7 +43,7 @@ def _of_power_limit(spec: ChipSpec, key: str) -> float:
 
 
 QUANTITIES: tuple[tuple[re.Pattern[str], Scale, str], ...] = (
-    (re.compile(r"^sram\.bytes_per_s$"), _per_pe_and_cycle, "bytes a cycle and PE"),
+    (re.compile(r"^sram\.bytes_per_s$"), _per_multiply, "bytes a multiply at full rate"),
     (re.compile(r"^noc\.pe_bytes_per_s$"), _per_cycle, "bytes a cycle"),
     (re.compile(r"^power\.mac_j\."), _of_power_limit, "share of the power limit at full rate"),
     (re.compile(r"_s$"), _itself, "seconds"),
@@ -73,7 +75,7 @@ def pooled_figure(spec: ChipSpec, key: str, *, without: Collection[str] = ()) ->
     """The figure from other chips; where no other chip has calibrated it, the middle of its own stated range."""
     scale, words = quantity_of(key)
     source = spec.figures[key].source
-    found = {chip.name: float(chip.get(key)) / scale(chip, key) for chip in _calibrated(key, {*without, spec.name})}
+    found = {chip.name: float(chip.get(key)) / scale(chip, key) for chip in _calibrated(spec, key, without)}
     if not found:
         low, high = float(source.low or 0.0), float(source.high or 0.0)
         middle = sqrt(low * high) if low > 0 else (low + high) / 2
@@ -87,9 +89,18 @@ def pooled_figure(spec: ChipSpec, key: str, *, without: Collection[str] = ()) ->
     return _figure(spec, key, value, low, high, f"pooled over {', '.join(sorted(found))}: geometric mean, {words}")
 
 
-def _calibrated(key: str, without: Collection[str]) -> list[ChipSpec]:
-    known = (load(name) for name in names() if name not in without)
-    return [chip for chip in known if key in calibrated_keys(chip, own=True) and float(chip.get(key)) > 0]
+def _calibrated(spec: ChipSpec, key: str, without: Collection[str]) -> list[ChipSpec]:
+    """The other chips of the same kind whose own file calibrates the figure."""
+    known = (load(name) for name in names() if name not in without and name != spec.name)
+    alike = (chip for chip in known if same_kind(spec, chip))
+    return [chip for chip in alike if key in calibrated_keys(chip, own=True) and float(chip.get(key)) > 0]
+
+
+def same_kind(one: ChipSpec, other: ChipSpec) -> bool:
+    """Many small PEs, or a few large systolic arrays; on MTIA's roadmap or not."""
+    few = [chip.grid.n_pes < FEW_PES for chip in (one, other)]
+    ours = [chip.info.generation > 0 for chip in (one, other)]
+    return few[0] == few[1] and ours[0] == ours[1]
 
 
 def _figure(spec: ChipSpec, key: str, value: float, low: float, high: float, why: str) -> Figure:
@@ -107,4 +118,4 @@ def sources(spec: ChipSpec) -> Mapping[str, str]:
     return {k: f.source.text for k, f in spec.figures.items() if f.source.text.startswith("pooled over")}
 
 
-__all__ = ["calibrated_keys", "pooled", "pooled_figure", "quantity_of", "sources"]
+__all__ = ["calibrated_keys", "pooled", "pooled_figure", "quantity_of", "same_kind", "sources"]

@@ -16,7 +16,7 @@ from math import isqrt, log2
 from typing import Any
 
 from mtia.chips.loader import build, load, names
-from mtia.chips.pooled import pooled
+from mtia.chips.pooled import FEW_PES, pooled
 from mtia.chips.schema import DTYPES
 from mtia.chips.spec import ChipSpec, SourceKind
 from mtia.errors import ChipFileError, did_you_mean
@@ -130,7 +130,7 @@ def nearest(entry: Entry, *, without: Collection[str] = ()) -> ChipSpec:
 
 def _same_kind(entry: Entry, chip: ChipSpec) -> bool:
     """Systolic arrays are few and large: they say nothing of chips with many PEs."""
-    return (entry.array is not None) == (chip.grid.n_pes < 16)
+    return (entry.array is not None) == (chip.grid.n_pes < FEW_PES)
 
 
 def _distance(entry: Entry, chip: ChipSpec) -> float:
