@@ -1,9 +1,9 @@
 """A chip without calibrated figures: each takes the value pooled over the chips that have been calibrated.
 
 What is pooled is the quantity that chips share (`QUANTITIES`): seconds, a share of the published rate, bytes of cache
-a multiply, or the share of the power limit that multiplies at full rate would take. It is the geometric mean over the chips
-whose own file calibrates the figure, without the chip itself, so a chip that was never measured and one whose
-measurements are left out are predicted in the same way. Pooled figures are assumptions with the spread as range.
+a multiply, or the share of the power limit that multiplies at full rate would take. It is the geometric mean over the
+like chips whose own file calibrates the figure, without the chip itself, so a chip that was never measured and one
+whose measurements are left out are predicted in the same way. Pooled figures are assumptions, their spread the range.
 """
 
 from __future__ import annotations
