@@ -17,6 +17,12 @@ from mtia.workloads.prediction import Prediction, Protocol
 
 CHIPS = ("a100_sxm", "h100_sxm", "b200_sxm", "mtia300")
 SMALL: dict[str, Any] = dict(batch=4, seq=1024, heads=16, kv_heads=4, head_dim=128)
+
+
+def small(**changes: Any) -> dict[str, Any]:
+    return SMALL | changes
+
+
 PREDICT = {"prefill": predict_prefill, "decode": predict_decode}
 
 
@@ -45,14 +51,14 @@ def test_parts_sum_to_the_latency_and_it_is_the_same_again(chip: ChipSpec, phase
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_a_longer_sequence_is_never_faster(chip: ChipSpec, phase: str) -> None:
     """Beyond 2048 tokens prefill is extended from a part: no step down where that begins."""
-    times = [PREDICT[phase](chip, **SMALL | {"seq": seq}).seconds for seq in (64, 512, 2048, 3072, 6144, 16384, 65536)]
+    times = [PREDICT[phase](chip, **small(seq=seq)).seconds for seq in (64, 512, 2048, 3072, 6144, 16384, 65536)]
     assert all(longer >= 0.98 * shorter for shorter, longer in pairwise(times)), times
     assert times[-1] > 2 * times[0]
 
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_more_sequences_are_never_faster(chip: ChipSpec, phase: str) -> None:
-    times = [PREDICT[phase](chip, **SMALL | {"batch": batch}).seconds for batch in (1, 8, 64, 256)]
+    times = [PREDICT[phase](chip, **small(batch=batch)).seconds for batch in (1, 8, 64, 256)]
     assert all(more >= 0.98 * fewer for fewer, more in pairwise(times)), times
 
 
@@ -66,7 +72,7 @@ def test_a_window_saves_time_where_it_hides_most_keys(chip: ChipSpec, phase: str
 
 def test_grouped_heads_move_fewer_bytes(chip: ChipSpec) -> None:
     """All query heads of a KV head share its keys and values in a decode."""
-    apart, grouped = (predict_decode(chip, **SMALL | {"kv_heads": kv_heads}) for kv_heads in (16, 2))
+    apart, grouped = (predict_decode(chip, **small(kv_heads=kv_heads)) for kv_heads in (16, 2))
     assert _bytes(grouped) < 0.3 * _bytes(apart)
 
 
@@ -119,7 +125,7 @@ def test_a_cache_that_fits_sram_is_read_from_it() -> None:
     """The same tensors again and again: DRAM sees nothing of 8 MB of keys and values on an L2 of 50."""
     found = predict_decode(load("h100_sxm"), **SMALL)
     assert found.timings[1].dram_read_bytes < 0.05 * found.timings[1].requested_bytes
-    large = predict_decode(load("h100_sxm"), **SMALL | {"batch": 128, "seq": 4096})
+    large = predict_decode(load("h100_sxm"), **small(batch=128, seq=4096))
     assert large.timings[1].dram_read_bytes > 0.9 * large.timings[1].requested_bytes
 
 
@@ -135,16 +141,16 @@ def test_kept_share_falls_with_what_is_touched() -> None:
 def test_a_block_that_takes_time_to_set_up_costs_it_where_blocks_are_short() -> None:
     chip = load("a100_sxm")
     slow = chip.vary({"launch.program_s": chip.launch.program_s + 2e-6})
-    many = dict(batch=512, seq=16, heads=8, kv_heads=8, head_dim=64)
+    many: dict[str, Any] = dict(batch=512, seq=16, heads=8, kv_heads=8, head_dim=64)
     assert _kernel_s(predict_decode(slow, **many)) > 1.3 * _kernel_s(predict_decode(chip, **many))
-    few = dict(batch=1, seq=16, heads=1, kv_heads=1, head_dim=64)
+    few: dict[str, Any] = dict(batch=1, seq=16, heads=1, kv_heads=1, head_dim=64)
     extra = _kernel_s(predict_decode(slow, **few)) - _kernel_s(predict_decode(chip, **few))
     assert extra == pytest.approx(2e-6, rel=0.05)
 
 
 def test_eight_bit_weights_where_the_engine_takes_them() -> None:
     """A narrower cache is multiplied in its type where weights may be operands again, else in that of the queries."""
-    prefill = dict(batch=2, seq=4096, heads=16, kv_heads=4, head_dim=128, kv_dtype="fp8")
+    prefill: dict[str, Any] = dict(batch=2, seq=4096, heads=16, kv_heads=4, head_dim=128, kv_dtype="fp8")
     assert "in fp8" in predict_prefill(load("h100_sxm"), **prefill).how
     assert "in bf16" in predict_prefill(load("l40s"), **prefill).how
 
@@ -161,9 +167,9 @@ def test_protocols() -> None:
 def test_refusals(predict: Any) -> None:
     chip = load("a100_sxm")
     with pytest.raises(BadProblem, match="batch = 0; sizes are at least 1"):
-        predict(chip, **SMALL | {"batch": 0})
+        predict(chip, **small(batch=0))
     with pytest.raises(BadProblem, match="kv_heads = 3; a divisor of heads, 16"):
-        predict(chip, **SMALL | {"kv_heads": 3})
+        predict(chip, **small(kv_heads=3))
     with pytest.raises(BadProblem, match="window = -1; tokens, 0 for all"):
         predict(chip, **SMALL, window=-1)
     with pytest.raises(UnsupportedDtype, match="a100_sxm has no fp8"):

@@ -25,7 +25,7 @@ from mtia.workloads.moe import (
 )
 
 CHIP = "h100_sxm"
-SMALL = dict(tokens=64, hidden=2048, inter=1024, topk=4, experts=32)
+SMALL: dict[str, Any] = dict(tokens=64, hidden=2048, inter=1024, topk=4, experts=32)
 
 
 def seconds(**changes: Any) -> float:

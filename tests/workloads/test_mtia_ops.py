@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mtia.chips import load
@@ -9,7 +11,7 @@ from mtia.errors import BadProblem
 from mtia.workloads.mtia_ops import OPS, counted_bytes, predict_tensor_op
 
 SPEC = load("mtia100")
-SHAPE = dict(m=256, k=128, n=32)
+SHAPE: dict[str, Any] = dict(m=256, k=128, n=32)
 
 
 @pytest.mark.parametrize("op, n_bytes", [("batchmatmul", 90_112), ("concat", 163_840), ("dequantize", 165_888)])
