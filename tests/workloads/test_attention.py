@@ -64,7 +64,7 @@ def test_more_sequences_are_never_faster(chip: ChipSpec, phase: str) -> None:
 
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_a_window_saves_time_where_it_hides_most_keys(chip: ChipSpec, phase: str) -> None:
-    long = SMALL | {"seq": 16384, "batch": 16}
+    long = small(seq=16384, batch=16)
     whole, windowed = (PREDICT[phase](chip, **long, window=window) for window in (0, 256))
     assert _kernel_s(windowed) < 0.5 * _kernel_s(whole)
     assert PREDICT[phase](chip, **long, window=16384).seconds == whole.seconds  # as wide as the sequence: no window
@@ -100,7 +100,7 @@ def test_a_part_of_a_decode_extends_to_the_whole(monkeypatch: pytest.MonkeyPatch
     """Blocks and waves that are not simulated add what those that are do in the steady state."""
     chip = load("h100_sxm")
     for case in (dict(batch=64, seq=2048), dict(batch=2, seq=32768), dict(batch=500, seq=128)):
-        problem = SMALL | case
+        problem = small(**case)
         part = predict_decode(chip, **problem)
         with monkeypatch.context() as patch:
             patch.setattr(attention, "MOST_STEPS", 10**9)
@@ -112,7 +112,7 @@ def test_a_part_of_a_decode_extends_to_the_whole(monkeypatch: pytest.MonkeyPatch
 def test_a_part_of_a_prefill_extends_to_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     chip = load("a100_sxm")
     for case in (dict(batch=8, seq=1024), dict(batch=256, seq=64), dict(batch=1, seq=6144)):
-        problem = SMALL | case
+        problem = small(**case)
         part = predict_prefill(chip, **problem)
         with monkeypatch.context() as patch:
             patch.setattr(attention, "MOST_STEPS", 10**9)
