@@ -32,9 +32,10 @@ def mtia(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 def test_tables_aims_and_speed_are_printed(mtia, folder):
     code, out, _ = mtia(folder(adds=ADD), "--jobs", 1, "--worst", 1)
     assert code == 0
+    said = " ".join(out.split())  # titles wrap at their table's width
     for words in ("By file, errors in %", "adds", "mtia300", "comes with openMTIA", "Worst rows", "add bfloat16 of",
-                  "add of MTIA 300, mean", "Processor milliseconds per prediction", "every row was predicted"):  # fmt: skip
-        assert words in out, words
+                  "add of MTIA 300, mean", "milliseconds per prediction", "every row was predicted"):  # fmt: skip
+        assert words in said, words
     assert "All rows" in Path("out/validate/errors.md").read_text()
 
 
