@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mtia.engine.memory import Residency
+from mtia.chips import load
+from mtia.engine.memory import Residency, survives
 
 
 def test_what_was_touched_is_resident_until_newer_bytes_push_it_out():
@@ -59,6 +61,15 @@ def test_forgotten_ranges_need_no_write_back():
     r.touch(0, 80, written=True)
     r.forget(0, 80)
     assert r.n_bytes == 0 and r.touch(200, 300, written=False) == 0
+
+
+def test_a_hashed_cache_forgets_gradually_and_a_full_one_at_once():
+    sram = load("l40s").sram
+    shares = [survives(sram, load_ * sram.shared_bytes) for load_ in (0.1, 0.5, 0.9, 1.0, 1.2, 2.0, 5.0, 100.0)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[1] > 0.95 and 0.4 < shares[3] < 0.6 and shares[5] < 0.01
+    full = replace(sram, ways=None)
+    assert [survives(full, load_ * sram.shared_bytes) for load_ in (1.0, 1.01)] == [1.0, 0.0]
 
 
 ranges = st.tuples(st.integers(0, 50), st.integers(1, 40), st.booleans())

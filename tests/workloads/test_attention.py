@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +11,7 @@ from mtia.chips import load
 from mtia.chips.spec import ChipSpec
 from mtia.errors import BadProblem, UnsupportedDtype
 from mtia.workloads import attention
-from mtia.workloads.attention import kept_share, predict_decode, predict_prefill
+from mtia.workloads.attention import predict_decode, predict_prefill
 from mtia.workloads.prediction import Prediction, Protocol
 
 CHIPS = ("a100_sxm", "h100_sxm", "b200_sxm", "mtia300")
@@ -127,15 +126,6 @@ def test_a_cache_that_fits_sram_is_read_from_it() -> None:
     assert found.timings[1].dram_read_bytes < 0.05 * found.timings[1].requested_bytes
     large = predict_decode(load("h100_sxm"), **small(batch=128, seq=4096))
     assert large.timings[1].dram_read_bytes > 0.9 * large.timings[1].requested_bytes
-
-
-def test_kept_share_falls_with_what_is_touched() -> None:
-    chip = load("h100_sxm")
-    shares = [kept_share(chip, f * chip.sram.shared_bytes) for f in (0.1, 0.5, 1.0, 2.0, 5.0, 100.0)]
-    assert shares == sorted(shares, reverse=True)
-    assert shares[0] > 0.99 and shares[-1] < 0.01
-    whole = replace(chip, sram=replace(chip.sram, ways=None))
-    assert [kept_share(whole, f * chip.sram.shared_bytes) for f in (1.0, 1.01)] == [1.0, 0.0]
 
 
 def test_a_block_that_takes_time_to_set_up_costs_it_where_blocks_are_short() -> None:

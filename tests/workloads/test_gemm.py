@@ -11,7 +11,7 @@ from mtia.chips.spec import ChipSpec
 from mtia.errors import BadProblem, UnsupportedDtype
 from mtia.workloads import gemm
 from mtia.workloads.gemm import predict_gemm
-from mtia.workloads.gemm_estimate import Choice, Kept, Machine, Problem, choose, kept, same_tiling, survives
+from mtia.workloads.gemm_estimate import Choice, Kept, Machine, Problem, choose, kept, same_tiling
 from mtia.workloads.prediction import Protocol
 
 H100, A100, L40S, B200 = (load(name) for name in ("h100_sxm", "a100_sxm", "l40s", "b200_sxm"))
@@ -86,15 +86,6 @@ def test_data_read_by_all_is_held_once_for_each_part_of_the_sram():
     assert H100.sram.shared_bytes * 2 == whole.sram.shared_bytes == whole.sram.capacity_bytes
     problem = Problem(m=16, n=4096, k=512, mac="bf16")  # 6 x 4 MB
     assert kept(Machine.of(whole, "bf16"), problem).w > kept(Machine.of(H100, "bf16"), problem).w
-
-
-def test_a_hashed_cache_forgets_gradually_and_a_full_one_at_once():
-    machine = Machine.of(L40S, "bf16")
-    shares = [survives(machine, load_ * machine.sram_bytes) for load_ in (0.5, 0.9, 1.0, 1.2, 2.0)]
-    assert shares == sorted(shares, reverse=True)
-    assert shares[0] > 0.95 and 0.4 < shares[2] < 0.6 and shares[-1] < 0.01
-    full = replace(machine, sram_ways=None)
-    assert (survives(full, machine.sram_bytes), survives(full, 1.01 * machine.sram_bytes)) == (1.0, 0.0)
 
 
 def test_a_deep_product_of_few_tiles_splits_its_depth():

@@ -9,7 +9,9 @@ import ctypes
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import exp
 
+from mtia.chips.spec import SramSpec
 from mtia.engine.native import library
 
 
@@ -45,6 +47,26 @@ def _functions() -> dict[str, Callable]:
         function.restype, function.argtypes = result, arguments
         functions[name] = function
     return functions
+
+
+MOST_LOAD = 8.0  # times its capacity that a cache is asked to hold: nothing survives beyond
+
+
+def survives(sram: SramSpec, reuse_bytes: float) -> float:
+    """Share of data found in SRAM again after `reuse_bytes` different bytes, itself included, were touched.
+
+    Least recently used. Where a line has `ways` places, chosen by a hash of its address, it survives if fewer than so
+    many of the others fell on them: a Poisson number. Fully associative: all, or nothing of a longer stream.
+    """
+    load = reuse_bytes / sram.shared_bytes
+    if sram.ways is None:
+        return 1.0 if load <= 1 else 0.0
+    mean = min(load, MOST_LOAD) * sram.ways
+    share, term = 0.0, exp(-mean)
+    for i in range(sram.ways):
+        share += term
+        term *= mean / (i + 1)
+    return share
 
 
 class Ranges:
@@ -128,4 +150,4 @@ class Residency:
         return Residency(self.capacity_bytes, _handle=self._call["copy"](self._handle))
 
 
-__all__ = ["Ranges", "Residency", "Segment"]
+__all__ = ["Ranges", "Residency", "Segment", "survives"]

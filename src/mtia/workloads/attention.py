@@ -6,14 +6,12 @@ addresses and time those. A launch too long to simulate whole is simulated in pa
 by the work of the most loaded PE (prefill) or by whole waves of like programs (decode).
 """
 
-# BM, BN queries and keys of one block, BG query heads that share a block's rows
-
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil, exp, gcd
+from math import ceil, gcd
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ import torch
 import triton.language as tl
 
 from mtia.chips.spec import ChipSpec
+from mtia.engine.memory import survives
 from mtia.engine.timeline import KernelTiming
 from mtia.engine.timing import run_timed
 from mtia.errors import BadProblem, UnsupportedDtype
@@ -34,7 +33,7 @@ from mtia.kernels.attention import (
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 from mtia.units import FS_PER_S
 from mtia.workloads.launches import Buffer, Call, Memory, time_call, trace
-from mtia.workloads.prediction import Prediction, Protocol, predicted
+from mtia.workloads.prediction import Prediction, Protocol, extended, predicted
 
 MOST_STEPS = 8_000  # blocks of keys that one simulation walks, all programs together
 LEAST_BLOCKS = 8  # of keys, of a program that is cut short
@@ -47,7 +46,6 @@ PART_ELEMENTS = 8192  # of the partial answers that one program combines
 SOFTMAX_PASSES = 4  # vector passes over a block of scores beside the exponential: maximum, scaling, sum, conversion
 STEP_STARTUPS = 12  # vector commands of one block, each with its start-up
 OTHERS_PIECES = 32  # in which written and read data of others lie in turn
-MOST_LOAD = 30.0  # times the SRAM, beyond which nothing is kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,27 +221,10 @@ def _up(value: int, step: int) -> int:
     return -(-value // step) * step
 
 
-def kept_share(spec: ChipSpec, n_bytes: float) -> float:
-    """Share of `n_bytes`, touched again and again, that SRAM has when they are touched again.
-
-    Least recently used. Where a line has `ways` places, chosen by a hash of its address, it is there if fewer than so
-    many of the others fell on them: a Poisson number. Fully associative: all or nothing.
-    """
-    load = n_bytes / spec.sram.shared_bytes
-    if spec.sram.ways is None:
-        return 1.0 if load <= 1 else 0.0
-    mean = min(load, MOST_LOAD) * spec.sram.ways
-    share, term = 0.0, exp(-mean)
-    for i in range(spec.sram.ways):
-        share += term
-        term *= mean / (i + 1)
-    return share
-
-
 def _seed(memory: Memory, read: Sequence[Buffer], written: Sequence[Buffer]) -> None:
     """SRAM as the run before left it: of each tensor the share that is kept, beside others' data to make room."""
     total = sum(b.n_bytes for b in (*read, *written))
-    share = kept_share(memory.spec, total)
+    share = survives(memory.spec.sram, total)
     room = memory.residency.capacity_bytes
     if share < 1.0:
         others = memory.buffer(int(room - share * total), torch.int8)
@@ -262,7 +243,7 @@ def _seed(memory: Memory, read: Sequence[Buffer], written: Sequence[Buffer]) -> 
 
 def _shared_s(spec: ChipSpec, distinct_bytes: float, moved_bytes: float, written_bytes: float) -> tuple[float, float]:
     """Seconds that SRAM and DRAM need at least."""
-    kept = kept_share(spec, distinct_bytes)
+    kept = survives(spec.sram, distinct_bytes)
     dram = spec.dram.bytes_per_s * spec.dram.efficiency_frac
     return (moved_bytes + written_bytes) / spec.sram.bytes_per_s, (1 - kept) * distinct_bytes / dram
 
@@ -443,12 +424,6 @@ def _time_prefill(spec: ChipSpec, p: Attention, c: PrefillChoice) -> KernelTimin
     n_pes = spec.grid.n_pes
     longer = _dealt(whole, whole.n_tiles * _units(p, c.grouped), c.run, n_pes) / _dealt(tiles, simulated, c.run, n_pes)
     return extended(timing, longer)
-
-
-def extended(timing: KernelTiming, factor: float) -> KernelTiming:
-    """A timing whose every part is longer by a factor."""
-    parts = {name: round(fs * factor) for name, fs in timing.critical_fs.items()}
-    return replace(timing, makespan_fs=sum(parts.values()), critical_fs=parts)
 
 
 def _shorter(p: Attention, c: PrefillChoice) -> Attention:

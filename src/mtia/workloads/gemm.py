@@ -28,7 +28,7 @@ from mtia.workloads.gemm_estimate import (
 )
 from mtia.workloads.gemm_launches import Formats, Scaling, Tensors, add_up, multiply, quantise
 from mtia.workloads.launches import Memory, time_call
-from mtia.workloads.prediction import Prediction, Protocol, launch_overhead_s, predicted
+from mtia.workloads.prediction import Prediction, Protocol, extended, launch_overhead_s, predicted
 
 CHAIN_COPIES = 6  # of the weights that a chain of like calls rotates over
 MOST_TILE_STEPS = 6_000  # steps of all programs that one simulation walks
@@ -185,24 +185,17 @@ class _Run:
         if some == self.problem:
             return timing
         longer = quantise_s(self.machine, self.problem, self.held) / quantise_s(self.machine, some, self.held)
-        return _extended(timing, longer)
+        return extended(timing, longer)
 
     def _multiply(self, memory: Memory, t: Tensors, part: Problem, longer: float) -> list[KernelTiming]:
         if self.choice.splits == 1:
             timing = time_call(multiply(part, self.choice, self.formats, t, t.out), memory, last=True)
-            return [_extended(timing, longer)]
+            return [extended(timing, longer)]
         sums = memory.buffer(part.m * part.n * self.choice.splits, torch.float32)
         timing = time_call(multiply(part, self.choice, self.formats, t, sums), memory)
         added = time_call(add_up(part, self.choice, sums, t.out), memory, last=True)
         shorter = same_tiling(self.machine, part, self.held, self.choice)
-        return [_extended(timing, longer), _extended(added, self.choice.sum_s / shorter.sum_s)]
-
-
-def _extended(timing: KernelTiming, factor: float) -> KernelTiming:
-    if factor == 1.0:
-        return timing
-    parts = {name: round(fs * factor) for name, fs in timing.critical_fs.items()}
-    return replace(timing, makespan_fs=sum(parts.values()), critical_fs=parts)
+        return [extended(timing, longer), extended(added, self.choice.sum_s / shorter.sum_s)]
 
 
 def _part(machine: Machine, problem: Problem, choice: Choice) -> Problem:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from math import exp, log2
+from math import log2
 
 import numpy as np
 
-from mtia.chips.spec import ChipSpec
+from mtia.chips.spec import ChipSpec, SramSpec
+from mtia.engine.memory import survives
 from mtia.engine.timing import write_efficiency
 
 STEP_BYTES = 128  # depth of one step of a tile row: a memory line
@@ -29,7 +30,6 @@ QUANTISE_ELEMENTS = 2048  # of one program
 QUANTISE_PASSES = 7  # of the vector engines over each element: widen, absolute, maximum, scale, clamp, round, pack
 ROW_ELEMENTS = 8192  # most of a row that a program holds at once
 SHARPNESS = 10.0  # exponent by which resources used at once add up: how little they disturb one another
-MOST_LOAD = 8.0  # times its capacity that a cache is asked to hold: nothing survives beyond
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +82,7 @@ class Machine:
     outstanding_bytes: float
     shares_x: int  # PEs that one read of a strip of x serves
     shares_w: int
-    sram_bytes: float  # capacity that data read by all PEs finds
-    sram_ways: int | None
+    sram: SramSpec
     sram_bytes_per_s: float  # chip
     sram_latency_s: float  # PE to SRAM and back
     dram_bytes_per_s: float  # chip, best
@@ -123,8 +122,7 @@ def _machine(spec: ChipSpec, mac: str) -> Machine:
         outstanding_bytes=pe.dma.max_outstanding_bytes,
         shares_x=shares[0],
         shares_w=shares[1],
-        sram_bytes=spec.sram.shared_bytes,
-        sram_ways=spec.sram.ways,
+        sram=spec.sram,
         sram_bytes_per_s=spec.sram.bytes_per_s,
         sram_latency_s=2 * spec.noc.latency_s + spec.sram.latency_s,
         dram_bytes_per_s=dram.bytes_per_s * dram.efficiency_frac,
@@ -160,26 +158,9 @@ def kept(machine: Machine, problem: Problem) -> Kept:
     """What SRAM kept since each tensor was last touched: x and out one call ago, this copy of w `copies` calls ago."""
     x, w, out = problem.tensor_bytes
     every = x + problem.quantised_bytes + out
-    near = survives(machine, w + every)
-    soon = survives(machine, x + problem.quantised_bytes) if problem.source_bytes else near
-    return Kept(x=near, w=survives(machine, problem.copies * w + every), out=near, quantised=soon)
-
-
-def survives(machine: Machine, reuse_bytes: float) -> float:
-    """Share of data found again after `reuse_bytes` different bytes, itself included, were touched.
-
-    Least recently used. Where a line has `ways` places, chosen by a hash of its address, it survives if fewer than so
-    many of the others fell on them: a Poisson number. Fully associative: all or what is left of a stream is lost.
-    """
-    load = reuse_bytes / machine.sram_bytes
-    if machine.sram_ways is None:
-        return 1.0 if load <= 1 else 0.0
-    mean = min(load, MOST_LOAD) * machine.sram_ways
-    terms, term = 0.0, exp(-mean)
-    for i in range(machine.sram_ways):
-        terms += term
-        term *= mean / (i + 1)
-    return terms
+    near = survives(machine.sram, w + every)
+    soon = survives(machine.sram, x + problem.quantised_bytes) if problem.source_bytes else near
+    return Kept(x=near, w=survives(machine.sram, problem.copies * w + every), out=near, quantised=soon)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,8 +309,8 @@ class _Weighing:
         columns = np.clip(np.round(m.n_pes / group), 1, self.tiles_n)
         strip = np.minimum(x, group * self.bm * p.k * p.x_bytes)
         beside = np.minimum(w, columns * self.width * p.k * p.w_bytes)
-        x_stays = np.clip((m.sram_bytes - beside) / strip, 0, 1)
-        w_stays = np.clip((m.sram_bytes - strip) / w, 0, 1)
+        x_stays = np.clip((m.sram.shared_bytes - beside) / strip, 0, 1)
+        w_stays = np.clip((m.sram.shared_bytes - strip) / w, 0, 1)
         sets, bands = np.ceil(self.tiles_n / columns), np.ceil(self.tiles_m / group)
         return x * (1 + (sets - 1) * (1 - x_stays)), w * (1 + (bands - 1) * (1 - w_stays))
 

@@ -28,7 +28,7 @@ from mtia.kernels.grouped_matmul import mtia_grouped_matmul, mtia_grouped_matmul
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 from mtia.kernels.transformer import SILU_MUL, mtia_quantize_groups
 from mtia.workloads.launches import Buffer, Call, Memory, trace
-from mtia.workloads.prediction import Prediction, Protocol, predicted
+from mtia.workloads.prediction import Prediction, Protocol, extended, predicted
 
 # --- how many rows each expert gets -----------------------------------------------------------------------------------
 
@@ -545,7 +545,7 @@ def rowwise(
             tensors = [used.buffer(ceil(t.n_bytes / t.dtype.itemsize * few / rows), t.dtype) for t in tensors]
             _copy_residency(memory, used, list(zip([*reads, *writes], tensors, strict=True)), share)
         timing = run_timed(trace(make(few, tensors), used.spec), used.spec, used.residency)
-        return timing if share == 1 else _scaled(timing, rows / few)
+        return timing if share == 1 else extended(timing, rows / few)
 
     return _Step(time, reads, writes)
 
@@ -618,18 +618,12 @@ def time_grouped(problem: Grouped, memory: Memory, tensors: tuple[Buffer, Buffer
         share *= 2
     longer = _slice(problem, memory, tensors, n, share)
     if share == 1:
-        return _scaled(longer, longer_frac)
+        return extended(longer, longer_frac)
     shorter = _slice(problem, memory, tensors, n, 2 * share)
     n_longer, n_shorter = ceil_div(steps, share), ceil_div(steps, 2 * share)
     rate = max(0, longer.makespan_fs - shorter.makespan_fs) / (n_longer - n_shorter)
     whole = longer.makespan_fs + (steps - n_longer) * rate
-    return _scaled(longer, longer_frac * whole / longer.makespan_fs)
-
-
-def _scaled(timing: KernelTiming, factor: float) -> KernelTiming:
-    """Its time and parts times `factor`; traffic and work stay those of the slice."""
-    parts = {name: round(fs * factor) for name, fs in timing.critical_fs.items()}
-    return replace(timing, makespan_fs=sum(parts.values()), critical_fs=parts)
+    return extended(longer, longer_frac * whole / longer.makespan_fs)
 
 
 def _columns(problem: Grouped) -> tuple[int, float]:

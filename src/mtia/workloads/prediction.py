@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from mtia.chips.spec import ChipSpec
@@ -54,6 +54,17 @@ def launch_overhead_s(spec: ChipSpec, protocol: Protocol, n_launches: int) -> fl
             return between + COMPILED_CALLS * (path.host_s + path.control_s + path.start_s + path.finish_s)
 
 
+def extended(timing: KernelTiming, factor: float) -> KernelTiming:
+    """A launch `factor` times as long as the part of it that was simulated, each cause in proportion.
+
+    Time alone: bytes, operations and energy stay those of the part (a Prediction's `seconds` is what is extended).
+    """
+    if factor == 1.0:
+        return timing
+    parts = {name: round(fs * factor) for name, fs in timing.critical_fs.items()}
+    return replace(timing, makespan_fs=sum(parts.values()), critical_fs=parts)
+
+
 def predicted(spec: ChipSpec, protocol: Protocol, timings: Sequence[KernelTiming], how: str = "") -> Prediction:
     """The latency of dependent kernels one after the other."""
     launch_s = launch_overhead_s(spec, protocol, len(timings))
@@ -68,4 +79,4 @@ def predicted(spec: ChipSpec, protocol: Protocol, timings: Sequence[KernelTiming
     return Prediction(seconds=seconds, bound=bound, parts=parts, timings=tuple(timings), how=how)
 
 
-__all__ = ["Prediction", "Protocol", "launch_overhead_s", "predicted"]
+__all__ = ["Prediction", "Protocol", "extended", "launch_overhead_s", "predicted"]
