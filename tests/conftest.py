@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples on every run, and none refused because the machine is busy: no test of ours is about wall time.
+settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 # Warnings are errors here, and tests that take a host route on purpose look at the counter.
 os.environ.setdefault("MTIA_HOST_FALLBACK", "count")

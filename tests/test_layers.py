@@ -23,6 +23,7 @@ LAYERS = (
     ("workloads",),
     ("serving", "training", "explore"),
     ("conformance",),
+    ("suites",),
     ("validate", "report", "cli"),
 )
 LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}

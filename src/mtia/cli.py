@@ -27,6 +27,7 @@ COMMANDS = {
     "chips": "mtia.report.chips_command",
     "roadmap": "mtia.report.roadmap_command",
     "conformance": "mtia.report.conformance_command",
+    "suite": "mtia.report.suite_command",
 }
 EXIT_ERROR = 2
 

@@ -4,33 +4,48 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from mtia.conformance.result import Result
-from mtia.conformance.units import Unit
 
 
-class Journal:
+class Entry(Protocol):
+    """What a journal keeps: the outcome of one unit of work."""
+
+    @property
+    def unit(self) -> Any: ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self: ...
+
+
+R = TypeVar("R", bound=Entry)
+
+
+class Journal(Generic[R]):
     """Appends results; a line that a crash cut off is skipped when read, and what follows starts a line of its own."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, kind: type[R] = Result) -> None:
+        self.path, self.kind = path, kind
 
-    def read(self) -> dict[Unit, Result]:
+    def read(self) -> dict[Any, R]:
         """The latest result of each unit."""
-        found: dict[Unit, Result] = {}
+        found: dict[Any, R] = {}
         if not self.path.exists():
             return found
         for line in self.path.read_text(encoding="utf-8").splitlines():
             try:
-                result = Result.from_json(json.loads(line))
+                result = self.kind.from_json(json.loads(line))
             except (ValueError, KeyError, TypeError):
                 continue
             found[result.unit] = result
         return found
 
-    def add(self, result: Result) -> None:
+    def add(self, result: R) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a+", encoding="utf-8") as file:
             if file.tell() and not self._ends_a_line():
@@ -44,7 +59,7 @@ class Journal:
             file.seek(-1, os.SEEK_END)
             return file.read(1) == b"\n"
 
-    def forget(self, units: Iterable[Unit]) -> None:
+    def forget(self, units: Iterable[Hashable]) -> None:
         """Drops these units' results, so that they run again."""
         kept = {unit: result for unit, result in self.read().items() if unit not in set(units)}
         if not self.path.exists():

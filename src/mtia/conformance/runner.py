@@ -9,9 +9,10 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
+from types import MappingProxyType
 
 from mtia.conformance.result import Outcome, Result, ended
 from mtia.conformance.units import Unit
@@ -29,8 +30,8 @@ class Worker:
     reader: threading.Thread | None = None
 
     @classmethod
-    def start(cls, command: Sequence[str]) -> Worker:
-        environment = {**os.environ, "MTIA_HOST_FALLBACK": "count", "OMP_NUM_THREADS": "1"}
+    def start(cls, command: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> Worker:
+        environment = {**os.environ, "MTIA_HOST_FALLBACK": "count", "OMP_NUM_THREADS": "1", **environment}
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

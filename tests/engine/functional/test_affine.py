@@ -85,3 +85,24 @@ def test_intersection_is_and(p, a, b, q, x, y):
 @given(st.integers(-(2**31), 2**31 - 1), st.integers(-(2**31), 2**31 - 1))
 def test_products_wrap_like_32_bit_integers(a, b):
     agree(command("muli"), [Lin(a, (0, 0)), Lin(b, (0, 0))])
+
+
+WIDTHS = (Element.I8, Element.I16, Element.I32, Element.I64)
+
+
+@settings(deadline=None)
+@given(lins(st.integers(-20_000, 20_000)), st.sampled_from(WIDTHS), st.sampled_from(WIDTHS), st.booleans())
+def test_a_conversion_is_what_the_bits_say(x, source, target, signed):
+    """extsi, extui and trunci of symbolic integers, held against the same on tensors; from values the source holds."""
+    if source.n_bits == target.n_bits:
+        return
+    op = "trunci" if target.n_bits < source.n_bits else "extsi" if signed else "extui"
+    from_, to = TileType(source, SHAPE), TileType(target, SHAPE)
+    plain = full(dense(x, TileType(Element.I64, SHAPE)), TileType(Element.I64, SHAPE), PROGRAMS)
+    if not -(1 << (source.n_bits - 1)) <= int(plain.min()) <= int(plain.max()) < 1 << (source.n_bits - 1):
+        return
+    result = affine.convert(op, x, from_, target)
+    if result is not None:
+        cmd = c.Convert(index=0, operands=(Value(0, "x", from_),), results=(Value(1, "r", to),), op=op)
+        expected = full(pointwise.convert(cmd, dense(x, from_)), to, PROGRAMS)
+        assert torch.equal(full(dense(result, to), to, PROGRAMS), expected)

@@ -11,7 +11,7 @@ import numpy as np
 
 from mtia.engine.functional.values import Base, Box, Held, Lin, intersect
 from mtia.program.commands import Elementwise
-from mtia.program.types import Element
+from mtia.program.types import Element, TileType
 
 Rule = Callable[[Elementwise, list[Held]], Held | None]
 
@@ -202,8 +202,7 @@ def compare(cmd: Elementwise, args: list[Held]) -> Held | None:
 
 
 def _may_be_negative(x: Lin, cmd: Elementwise) -> bool:
-    low = sum(min(0, s * (n - 1)) for s, n in zip(x.strides, cmd.operands[0].type.shape, strict=True))
-    return bool(np.any(np.asarray(x.base) + low < 0))
+    return _least(x, cmd.operands[0].type.shape) < 0
 
 
 def _compare_flat(predicate: str, d: Base) -> np.ndarray | bool:
@@ -224,6 +223,32 @@ def _interval(predicate: str, base: Base, stride: int, n: int) -> tuple[Base, Ba
         hit = np.where(exact, at, n)
         return (int(hit), int(hit) + 1) if np.ndim(base) == 0 else (hit, hit + 1)
     return None
+
+
+def convert(op: str, x: Lin, source: TileType, target: Element) -> Lin | None:
+    """An integer of another width: values that the target holds stay; others wrap, where x is one value a program."""
+    if op in ("extui", "index_castui"):
+        if _least(x, source.shape) >= 0:
+            return x
+        return Lin(_unsigned(x.base, source.element), x.strides) if x.is_flat else None
+    if target.n_bits >= source.element.n_bits:
+        return x
+    half = 1 << (target.n_bits - 1)
+    if -half <= _least(x, source.shape) and _most(x, source.shape) < half:
+        return x
+    return Lin(_wrap(x.base, target), x.strides) if x.is_flat else None
+
+
+def _unsigned(value: Base, element: Element) -> Base:
+    return value % (1 << element.n_bits) if element.n_bits < 64 else value
+
+
+def _least(x: Lin, shape: tuple[int, ...]) -> int:
+    return int(np.min(x.base)) + sum(min(0, s * (n - 1)) for s, n in zip(x.strides, shape, strict=True))
+
+
+def _most(x: Lin, shape: tuple[int, ...]) -> int:
+    return int(np.max(x.base)) + sum(max(0, s * (n - 1)) for s, n in zip(x.strides, shape, strict=True))
 
 
 def negate_mask(cmd: Elementwise, args: list[Held]) -> Held | None:

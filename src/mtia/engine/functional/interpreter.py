@@ -408,8 +408,9 @@ def _convert(self: Interpreter, cmd: c.Convert, env: list) -> None:
         and source.element is not Element.I1
         and target.element is not Element.I1
         and cmd.op in _LIN_CONVERSIONS
+        and (converted := affine.convert(cmd.op, held, source, target.element)) is not None
     ):
-        env[cmd.result.id] = held
+        env[cmd.result.id] = converted
         return
     if isinstance(held, Lin) and held.is_flat and source.element is Element.I1 and cmd.op == "extui":
         env[cmd.result.id] = held

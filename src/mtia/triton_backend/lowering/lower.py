@@ -42,6 +42,7 @@ class Lowerer:
         self.out: list[c.Command] = []
         self.n_values = 0
         self.n_commands = 0
+        self.calling: list[str] = []  # functions that are being inlined, outermost first
 
     def program(self, num_stages: int) -> TileProgram:
         parameters = tuple(
@@ -552,6 +553,34 @@ def lower_if(self: Lowerer, op: TtirOp) -> None:
 @lowers("tt.return")
 def lower_return(self: Lowerer, op: TtirOp) -> None:
     self.emit(c.Return, op, (), [])
+
+
+@lowers("tt.call")
+def lower_call(self: Lowerer, op: TtirOp) -> None:
+    """A call of a `noinline` function. Inlined: a program is one list of commands, without a stack."""
+    match = re.match(r"@([\w.$]+)\(", op.text)
+    callee = self.functions.get(match.group(1)) if match else None
+    if callee is None:
+        self.unsupported(op, "a call of a function that the module does not define")
+        return
+    if callee.name in self.calling:
+        self.unsupported(op, f"recursion: {callee.name} calls itself")
+    if len(callee.blocks) > 1:
+        self.unsupported(
+            op, f"{callee.name} is `noinline` and returns early; return once, at its end, or let it be inlined"
+        )
+    arguments = self.values(op)
+    self.calling.append(callee.name)
+    self.scopes.append({name: v for (name, _, _), v in zip(callee.args, arguments, strict=True)})
+    returned: tuple[Value, ...] = ()
+    for inner in callee.blocks[0].ops:
+        if inner.name == "tt.return":
+            returned = self.values(inner)
+        else:
+            self.lower(inner)
+    self.scopes.pop()
+    self.calling.pop()
+    self.scopes[-1].update(zip(op.results, returned, strict=True))
 
 
 @lowers("tt.assert")

@@ -121,6 +121,16 @@ def split_top(text: str, separator: str = ",") -> list[str]:
     return parts
 
 
+def _enclosed(text: str) -> str:
+    """The text up to the parenthesis that closes the one before it."""
+    depth = 1
+    for i, c in enumerate(text):
+        depth += (c == "(") - (c == ")")
+        if depth == 0:
+            return text[:i]
+    raise TtirSyntaxError(f"a parenthesis is not closed in {text!r}")
+
+
 class _Locations:
     """Location aliases of the module, resolved to the innermost frame of the user's own code."""
 
@@ -166,10 +176,10 @@ class _Reader:
                 yield self._function(line)
 
     def _function(self, line: str) -> TtirFunction:
-        match = re.search(r"@([\w.$]+)\((.*)\)(?: -> .*?)?(?: attributes .*)?\s*\{$", line)
+        match = re.search(r"@([\w.$]+)\(", line)
         if match is None:
             raise TtirSyntaxError(f"cannot read function header {line!r}")
-        args = [self._parameter(part) for part in split_top(match.group(2)) if part.strip()]
+        args = [self._parameter(part) for part in split_top(_enclosed(line[match.end() :])) if part.strip()]
         blocks = self._region()
         _, location = self._split_location(self.lines[self.at - 1])
         return TtirFunction(match.group(1), args, blocks, location)
