@@ -15,7 +15,7 @@ from mtia import units
 from mtia.units import FS_PER_S, UNIT_SUFFIXES
 
 COUNTS = {"rows", "cols", "spare_pes", "chiplets", "vector_cores", "block_m", "block_n", "circular_buffers",
-          "resident_programs", "multicast_pes", "message_pes", "group_chips", "read_copies", "ways", "banks", "channels", "domain_chips", "message_engines", "generation",
+          "resident_programs", "multicast_pes", "message_pes", "group_chips", "unpack_passes", "mac_per_cycle", "product_bits", "block_k", "read_copies", "ways", "banks", "channels", "domain_chips", "message_engines", "generation",
           "ratio", "value", "low", "high"}  # fmt: skip
 LIGHT = ("mtia.chips", "mtia.program", "mtia.knobs", "mtia.engine.trace")
 

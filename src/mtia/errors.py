@@ -74,15 +74,20 @@ class BadProblem(MtiaError, ValueError):
 
 
 class UnsupportedDtype(MtiaError, TypeError):
-    """`since` names the first chip or generation that has it, "" when none does."""
+    """`since` names the first chip or generation that has it, "" when none does; `software`: the way without a unit and
+    what it costs."""
 
-    def __init__(self, what: str, *, chip: str, dtype: str, supported: Sequence[str], since: str = "") -> None:
+    def __init__(
+        self, what: str, *, chip: str, dtype: str, supported: Sequence[str], since: str = "", software: str = ""
+    ) -> None:
         has_it = f" {dtype} is supported since {since}." if since else ""
+        has_it += f" {software}" if software else ""
         super().__init__(
             f"{what}: {chip} has no {dtype}; it supports {', '.join(supported) or 'none'}.{has_it} "
             f"Cast the operands, or choose another chip (MTIA_CHIP, mtia.use)."
         )
         self.what, self.chip, self.dtype, self.supported, self.since = what, chip, dtype, tuple(supported), since
+        self.software = software
 
 
 class UnsupportedOperation(MtiaError, NotImplementedError):

@@ -9,7 +9,8 @@ import triton.language as tl
 
 import mtia
 from mtia import errors
-from mtia.program.fit import ChipLimitWarning, _since
+from mtia.chips.multiply import first_with
+from mtia.program.fit import ChipLimitWarning
 
 
 @triton.jit
@@ -159,4 +160,4 @@ def test_without_strict_the_limit_is_said_and_the_kernel_runs():
 
 
 def test_a_refused_dtype_names_the_first_generation_on_the_roadmap_that_has_it():
-    assert _since("fp8") == "MTIA 300" and _since("int8").startswith("MTIA 100") and _since("fp3") == ""
+    assert first_with("fp8") == "MTIA 300" and first_with("int8").startswith("MTIA 100") and first_with("fp3") == ""

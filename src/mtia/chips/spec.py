@@ -69,7 +69,8 @@ class CoreSpec:
     """The programmable cores of one PE. `scalar_issue_cycles`: cycles the scalar core needs to issue one command.
 
     A `tl.dot` whose dtype `DpeSpec.mac_per_cycle` lacks (float32 in full precision, on every MTIA) runs here, at
-    `vector_mac_per_cycle`; a dtype in neither table is refused.
+    `vector_mac_per_cycle`; a dtype in neither table is refused. A `tl.dot_scaled` without a unit is unpacked here, in
+    `unpack_passes` passes over each operand element, and multiplied as bfloat16; none: it is refused.
     """
 
     vector_cores: int
@@ -77,6 +78,7 @@ class CoreSpec:
     vector_mac_per_cycle: Mapping[str, int]  # all vector cores: multiply-adds of a dot product done in software
     scalar_issue_cycles: int
     dma_issue_cycles: int  # to set up and issue one DMA command
+    unpack_passes: int | None = None  # vector passes that turn one block-scaled element into bfloat16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

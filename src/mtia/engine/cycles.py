@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import ceil, isqrt, prod
 
+from mtia.chips.multiply import MultiplyPath, multiply_path
 from mtia.chips.spec import ChipSpec
 from mtia.errors import UnsupportedDtype
 from mtia.program import commands as c
@@ -43,6 +44,7 @@ class Cost:
     unit: Unit
     cycles: float
     mlu_cycles: float = 0.0
+    vector_cycles: float = 0.0  # beside those of `unit`
     mac: int = 0  # executed, padding to whole blocks and passes included
     flop: int = 0  # asked for: 2 m n k
     dtype: str = ""
@@ -242,12 +244,27 @@ def _matmul(command: Command, spec: ChipSpec) -> Cost:
 
 @rule(c.ScaledMatMul)
 def _scaled_matmul(command: Command, spec: ChipSpec) -> Cost:
-    """At the rate of the wider format; a format the engine lacks is multiplied as the next wider one it has."""
+    """At the rate of the wider format. Without a unit for it, both operands are unpacked on the vector cores first and
+    the engine multiplies bfloat16 (chips/multiply.py)."""
     assert isinstance(command, c.ScaledMatMul)
-    narrow = command.a_format == command.b_format == "e2m1"
-    wanted = ("mx4", "mx8", "fp8", "bf16") if narrow else ("mx8", "fp8", "bf16")
-    dtype = next((d for d in wanted if d in spec.pe.dpe.mac_per_cycle), "bf16")
-    return _dot(command, dtype, 1, spec, b_at=2, packed=2 if command.a_format == "e2m1" else 1)
+    path = multiply_path(spec, command.rate, what="tl.dot_scaled")
+    packed = 2 if command.a_format == "e2m1" else 1
+    if not path.unpack_passes:
+        return _dot(command, path.rate, 1, spec, b_at=2, packed=packed)
+    return _unpacked_dot(command, path, packed, spec)
+
+
+def _unpacked_dot(command: c.ScaledMatMul, path: MultiplyPath, packed: int, spec: ChipSpec) -> Cost:
+    """Every element of both operands passes the vector cores and is written to local memory as bfloat16."""
+    wide = Element.BF16
+    cost = _dot(command, path.rate, 1, spec, b_at=2, packed=packed, n_bytes=wide.n_bytes)
+    packed_b = 2 if command.b_format == "e2m1" else 1
+    n = command.operands[0].type.n_elements * packed + command.operands[2].type.n_elements * packed_b
+    lanes = spec.pe.cores.vector_cores * spec.pe.cores.vector_bytes_per_cycle / wide.n_bytes
+    passes = int(path.unpack_passes * n)
+    return replace(
+        cost, vector_cycles=passes / lanes, vector_ops=passes, local_bytes=cost.local_bytes + n * wide.n_bytes
+    )
 
 
 def _matmul_dtype(command: c.MatMul, spec: ChipSpec) -> tuple[str, int]:
@@ -263,14 +280,17 @@ def _matmul_dtype(command: c.MatMul, spec: ChipSpec) -> tuple[str, int]:
     return "fp32", 1
 
 
-def _dot(command: Command, dtype: str, passes: int, spec: ChipSpec, b_at: int = 1, packed: int = 1) -> Cost:
-    """`packed`: elements in one of operand a's bytes."""
+def _dot(
+    command: Command, dtype: str, passes: int, spec: ChipSpec, b_at: int = 1, packed: int = 1, n_bytes: float = 0
+) -> Cost:
+    """`packed`: elements in one of operand a's bytes. `n_bytes`: of an element as the engine reads it, by default as it
+    is held."""
     a, b = command.operands[0].type, command.operands[b_at].type
     m, k, n = a.shape[-2], a.shape[-1] * packed, b.shape[-1]
     batch = prod(a.shape[:-2])
     if dtype not in spec.pe.dpe.mac_per_cycle:
         return _software_dot(batch * m * k * n, dtype, spec)
-    cost = _engine_dot(batch, m, k, n, a.element.n_bytes / packed, dtype, passes, spec)
+    cost = _engine_dot(batch, m, k, n, n_bytes or a.element.n_bytes / packed, dtype, passes, spec)
     return replace(cost, flop=2 * batch * m * k * n)
 
 

@@ -390,6 +390,7 @@ class _Compiler:
     def _spend(self, node: Node, cost: Cost) -> None:
         node.cycles[UNIT_INDEX[cost.unit]] += cost.cycles
         node.cycles[UNIT_INDEX[Unit.MLU]] += cost.mlu_cycles
+        node.cycles[UNIT_INDEX[Unit.VECTOR]] += cost.vector_cycles
 
     def _last_of_each_unit(self) -> set[int]:
         last: dict[int, int] = {}

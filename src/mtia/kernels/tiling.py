@@ -34,6 +34,18 @@ class Tiling:
     stages: int = 2
 
 
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """What is multiplied: the chip's rate for it (an entry of `mac_per_cycle`) and the bytes of an element."""
+
+    rate: str
+    n_bytes: float
+
+
+def operand_of(dtype: torch.dtype) -> Operand:
+    return Operand(_ENGINE_TYPES.get(dtype, "fp32"), dtype.itemsize)
+
+
 def chip_or_none() -> ChipSpec | None:
     """The chip in force; None where there is no device (kernels interpreted on the host)."""
     if os.environ.get("TRITON_INTERPRET") == "1":
@@ -58,15 +70,20 @@ def plain_tiling(M: int, N: int, K: int) -> Tiling:
     )
 
 
-def legal_tilings(B: int, M: int, N: int, K: int, dtype: torch.dtype, spec: ChipSpec) -> list[Tiling]:
+def legal_tilings(B: int, M: int, N: int, K: int, operand: torch.dtype | Operand, spec: ChipSpec) -> list[Tiling]:
     """Tilings that fit: two slots of both operands in local memory beside the result, the accumulator in its place.
 
-    Few, spread over the useful range, the most promising (enough programs for the grid, deep steps) first.
+    Few, spread over the useful range, the most promising (enough programs for the grid, deep steps) first. Elements
+    below a byte may take wider and deeper tiles: their multiply outruns the loads of a narrow one.
     """
-    size = dtype.itemsize
-    rows = sorted({min(m, next_power_of_2(M)) for m in (16, 32, 64, 128)})  # a vector is not padded to a block
-    columns = sorted({min(n, max(16, next_power_of_2(N))) for n in (16, 32, 64, 128)})
-    depths = sorted({min(k, max(16, next_power_of_2(K))) for k in (64, 128, 256)})
+    operand = operand if isinstance(operand, Operand) else operand_of(operand)
+    size = operand.n_bytes
+    sides = (16, 32, 64, 128, 256) if size < 1 else (16, 32, 64, 128)
+    rows = sorted({min(m, next_power_of_2(M)) for m in sides})  # a vector is not padded to a block
+    columns = sorted({min(n, max(16, next_power_of_2(N))) for n in sides})
+    depths = sorted(
+        {min(k, max(16, next_power_of_2(K))) for k in ((64, 128, 256, 512) if size < 1 else (64, 128, 256))}
+    )
     fitting = [
         Tiling(m, n, k)
         for m in rows
@@ -74,17 +91,17 @@ def legal_tilings(B: int, M: int, N: int, K: int, dtype: torch.dtype, spec: Chip
         for k in depths
         if _bytes(m, n, k, size) <= spec.pe.local_memory_bytes
     ]
-    return sorted(fitting, key=lambda t: _estimate(t, B, M, N, K, dtype, spec))[:MOST_CANDIDATES]
+    return sorted(fitting, key=lambda t: _estimate(t, B, M, N, K, operand, spec))[:MOST_CANDIDATES]
 
 
-def _bytes(m: int, n: int, k: int, size: int) -> int:
+def _bytes(m: int, n: int, k: int, size: float) -> float:
     return 2 * (m + n) * k * size + m * n * (size + 4) + 4096
 
 
-def _estimate(t: Tiling, B: int, M: int, N: int, K: int, dtype: torch.dtype, spec: ChipSpec) -> float:
+def _estimate(t: Tiling, B: int, M: int, N: int, K: int, operand: Operand, spec: ChipSpec) -> float:
     """Cycles, roughly: the fullest PE's loads and multiplies, or what all of them ask of SRAM and DRAM where that is
     more; what does not bind counts a little, to order equals. Only orders candidates for the timer."""
-    size = dtype.itemsize
+    size = operand.n_bytes
     programs = B * ceil_div(M, t.m) * ceil_div(N, t.n)
     waves = ceil_div(programs, spec.grid.n_pes)
     steps = ceil_div(K, t.k)
@@ -92,7 +109,7 @@ def _estimate(t: Tiling, B: int, M: int, N: int, K: int, dtype: torch.dtype, spe
     round_trip = (2 * spec.noc.latency_s + spec.sram.latency_s) * spec.clock_hz
     port = min(spec.pe.dma.read_bytes_per_cycle, in_flight / round_trip)
     load = (t.m + t.n) * t.k * size / port
-    multiply = _multiply_cycles(t, dtype, spec)
+    multiply = _multiply_cycles(t, operand.rate, spec)
     issue = 3 * spec.pe.cores.dma_issue_cycles
     alone = waves * (steps * max(load, multiply, issue) + t.m * t.n * size / spec.pe.dma.write_bytes_per_cycle)
     shared = programs * steps * max(t.m, t.n) * t.k * size / (spec.sram.bytes_per_s / spec.clock_hz)
@@ -102,9 +119,8 @@ def _estimate(t: Tiling, B: int, M: int, N: int, K: int, dtype: torch.dtype, spe
     return round_trip + load + (1 - MINOR_FRAC) * max(parts) + MINOR_FRAC * sum(parts)
 
 
-def _multiply_cycles(t: Tiling, dtype: torch.dtype, spec: ChipSpec) -> float:
+def _multiply_cycles(t: Tiling, name: str, spec: ChipSpec) -> float:
     """One step's multiply: whole blocks of the dot product engine, or the vector cores where it lacks the type."""
-    name = _ENGINE_TYPES.get(dtype, "fp32")
     rate = spec.pe.dpe.mac_per_cycle.get(name)
     if rate is None:
         return t.m * t.n * t.k / spec.pe.cores.vector_mac_per_cycle.get(name, 2)
@@ -120,23 +136,25 @@ _chosen: dict[tuple, Tiling] = {}
 
 
 def choose_tiling(
-    B: int, M: int, N: int, K: int, dtype: torch.dtype, kind: tuple, time_of: Callable[[Tiling], float]
+    B: int, M: int, N: int, K: int, operand: torch.dtype | Operand, kind: tuple, time_of: Callable[[Tiling], float]
 ) -> Tiling:
     """The legal tiling with the least simulated time; `kind` tells apart what else the kernel does (layouts, bias)."""
     spec = chip_or_none()
     if spec is None:
         return plain_tiling(M, N, K)
-    problem = (B, M, N, K, str(dtype), *kind)
+    name = str(operand) if isinstance(operand, torch.dtype) else operand.rate
+    problem = (B, M, N, K, name, *map(str, kind))
     key = (spec_digest(spec), problem)
     if key not in _chosen:
-        _chosen[key] = _from_disk(key) or _search(B, M, N, K, dtype, spec, time_of, key)
+        _chosen[key] = _from_disk(key) or _search(B, M, N, K, operand, spec, time_of, key)
     return _chosen[key]
 
 
 def _search(
-    B: int, M: int, N: int, K: int, dtype: torch.dtype, spec: ChipSpec, time_of: Callable[[Tiling], float], key: tuple
-) -> Tiling:
-    candidates = legal_tilings(B, M, N, K, dtype, spec) or [plain_tiling(M, N, K)]
+    B: int, M: int, N: int, K: int, operand: torch.dtype | Operand, spec: ChipSpec,
+    time_of: Callable[[Tiling], float], key: tuple,
+) -> Tiling:  # fmt: skip
+    candidates = legal_tilings(B, M, N, K, operand, spec) or [plain_tiling(M, N, K)]
     best = min(candidates, key=time_of) if len(candidates) > 1 else candidates[0]
     _to_disk(key, best)
     return best
@@ -150,6 +168,7 @@ def _code_digest() -> str:
         *(root / "engine").rglob("*.py"),
         *(root / "engine" / "csrc").glob("*.cpp"),
         root / "kernels" / "matmul.py",
+        root / "kernels" / "scaled_matmul.py",
     ]
     digest = hashlib.sha256()
     for file in sorted(files):

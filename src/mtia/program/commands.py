@@ -260,6 +260,11 @@ class ScaledMatMul(Command):
     b_format: str
     absent: tuple[str, ...] = ()
 
+    @property
+    def rate(self) -> str:
+        """The entry of a chip's multiply rates: that of the wider operand."""
+        return "mx4" if self.a_format == self.b_format == "e2m1" else "mx8"
+
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 

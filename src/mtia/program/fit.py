@@ -9,11 +9,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 
-from mtia.chips import load, names
+from mtia.chips.multiply import multiply_path, path_or_none, refused
 from mtia.chips.spec import ChipSpec
-from mtia.errors import MtiaError, OutOfLocalMemory, TooManyCircularBuffers, UnsupportedDtype
+from mtia.errors import MtiaError, OutOfLocalMemory, TooManyCircularBuffers
 from mtia.program import commands as c
 from mtia.program.program import CircularBuffer, TileProgram
 from mtia.program.types import Element
@@ -25,6 +24,7 @@ _MATMUL_DTYPES = {
     Element.F8E4M3: "fp8",
     Element.F8E5M2: "fp8",
 }
+_TRITON_NAME = {c.MatMul: "tl.dot", c.ScaledMatMul: "tl.dot_scaled"}
 _FLOAT8 = (Element.F8E4M3, Element.F8E5M2)
 
 
@@ -64,35 +64,23 @@ def _source(spec: ChipSpec, figure: str) -> str:
 def check_dtypes(program: TileProgram, spec: ChipSpec) -> None:
     """Raises UnsupportedDtype where the program multiplies in, or holds, a type this chip lacks. fp32 multiplies take
     the vector cores where the dot product engine has no fp32 path, so they are never refused."""
-    supported = spec.pe.dpe.mac_per_cycle
+    holds_fp8 = path_or_none(spec, "fp8") is not None
     for command in program.commands:
-        if isinstance(command, c.MatMul):
-            dtype = _MATMUL_DTYPES.get(command.operands[0].type.element)
-            if dtype is not None and dtype not in supported:
-                raise UnsupportedDtype(
-                    f"{command.location}: kernel {program.name!r}, tl.dot",
-                    chip=spec.name,
-                    dtype=dtype,
-                    supported=sorted(supported),
-                    since=_since(dtype),
-                )
+        dtype = _multiplied(command)
+        if dtype is not None:
+            multiply_path(
+                spec, dtype, what=f"{command.location}: kernel {program.name!r}, {_TRITON_NAME[type(command)]}"
+            )
         for value in (*command.operands, *command.results):
-            if value.type.element in _FLOAT8 and "fp8" not in supported:
-                raise UnsupportedDtype(
-                    f"{command.location}: kernel {program.name!r}, {value}",
-                    chip=spec.name,
-                    dtype="fp8",
-                    supported=sorted(supported),
-                    since=_since("fp8"),
-                )
+            if value.type.element in _FLOAT8 and not holds_fp8:
+                raise refused(spec, "fp8", what=f"{command.location}: kernel {program.name!r}, {value}")
 
 
-@lru_cache(maxsize=64)
-def _since(dtype: str) -> str:
-    """Title of the first generation on the roadmap that multiplies in the type, "" where none does."""
-    known = sorted((load(name) for name in names()), key=lambda spec: spec.info.generation)
-    has_it = (s.title for s in known if s.info.generation > 0 and dtype in s.pe.dpe.mac_per_cycle)
-    return next(has_it, "")
+def _multiplied(command: c.Command) -> str | None:
+    """The format that a command multiplies in, None for fp32 and for commands that do not."""
+    if isinstance(command, c.ScaledMatMul):
+        return command.rate
+    return _MATMUL_DTYPES.get(command.operands[0].type.element) if isinstance(command, c.MatMul) else None
 
 
 def share_buffers(program: TileProgram, limit: int) -> tuple[CircularBuffer, ...]:

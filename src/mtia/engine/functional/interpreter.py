@@ -19,6 +19,8 @@ from mtia.engine.functional import affine, memory, pointwise
 from mtia.engine.functional.memory import UNCHECKED, Allocation, Place
 from mtia.engine.functional.values import TORCH_DTYPE, Base, Box, Held, Lin, dense, full
 from mtia.errors import KernelAssertion, UnsupportedOperation
+from mtia.numerics.blocks import MX4, scale_values
+from mtia.numerics.formats import FP4_E2M1, decode
 from mtia.program import commands as c
 from mtia.program.dataflow import dataflow_of
 from mtia.program.program import TileProgram
@@ -689,16 +691,18 @@ def multiply_operand(x: torch.Tensor, precision: str) -> torch.Tensor:
     return x if x.dtype is torch.float64 else x.to(torch.float32)
 
 
-_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+_CODES = np.arange(256, dtype=np.uint8)
+_E2M1 = torch.from_numpy(decode(_CODES[:16], FP4_E2M1))
+_E8M0 = torch.from_numpy(scale_values(_CODES, MX4).astype(np.float32))  # NaN for 255
 
 
 def _scaled(elements: torch.Tensor, scale: torch.Tensor, form: str) -> torch.Tensor:
-    """[.., rows, K] in float32: e2m1 two to a byte, low half first; scales [.., rows, K / g] e4m3 or e8m0."""
+    """[.., rows, K] in float32, element x scale: e2m1 two to a byte, low half first; scales [.., rows, K / g] e4m3 or
+    e8m0. The rule is numerics/multiply.py's."""
     if form == "e2m1":
         codes = elements.view(torch.uint8).long()
-        elements = torch.tensor(_E2M1)[torch.stack((codes & 15, codes >> 4), dim=-1).flatten(-2)]
-    is_power = not scale.dtype.is_floating_point
-    factors = torch.exp2(scale.view(torch.uint8).float() - 127) if is_power else scale.float()
+        elements = _E2M1[torch.stack((codes & 15, codes >> 4), dim=-1).flatten(-2)]
+    factors = scale.float() if scale.dtype.is_floating_point else _E8M0[scale.view(torch.uint8).long()]
     return elements.float() * factors.repeat_interleave(elements.shape[-1] // factors.shape[-1], dim=-1)
 
 
