@@ -192,6 +192,24 @@ def _histogram(command: Command, spec: ChipSpec) -> Cost:
     return Cost(unit=Unit.VECTOR, cycles=n / spec.pe.cores.vector_cores, vector_ops=n, groups=True)
 
 
+RADIX_BITS = 8  # of one pass of a radix sort
+EXCHANGE_PASSES = 5  # of a step of the network that Triton writes: sum of a pair, exclusive or, compare, flip, select
+
+
+@rule(c.Sort)
+def _sort(command: Command, spec: ChipSpec) -> Cost:
+    """A radix sort over local memory where the chip has one, a pass per digit (facts 4.2); else a bitonic network on
+    the element-wise engines, each step `EXCHANGE_PASSES` over the tile."""
+    type_ = command.result.type
+    n, keys_per_cycle = type_.n_elements, spec.pe.sfu.radix_sort_keys_per_cycle
+    if keys_per_cycle is None:
+        stages = max(1, type_.shape[-1] - 1).bit_length()
+        return _elementwise(n, type_.element, spec, passes=EXCHANGE_PASSES * stages * (stages + 1) / 2)
+    digits = ceil(8 * type_.element.n_bytes / RADIX_BITS)
+    cycles = spec.pe.sfu.startup_cycles + digits * n / keys_per_cycle
+    return Cost(unit=Unit.SFU, cycles=cycles, vector_ops=digits * n, local_bytes=2 * digits * type_.n_bytes)
+
+
 @rule(c.Reduce)
 def _reduce(command: Command, spec: ChipSpec) -> Cost:
     """One pass over the tile, once per command of the combiner. Where the engines only reduce vertically, rows are

@@ -11,6 +11,7 @@ from mtia.kernels.copy import cast, contiguous, copy_strided
 from mtia.kernels.dtypes import compute_dtype
 from mtia.kernels.elementwise import Operation, define, launch
 from mtia.kernels.indexing import _atomic_target, _scatter
+from mtia.kernels.iteration import broadcast_shape
 from mtia.kernels.matmul import multiply
 from mtia.kernels.pointwise import prepare_out  # noqa: F401  (fills the table that `_derive` reads)
 from mtia.kernels.reduce import amax_out, amin_out, std, var
@@ -164,9 +165,7 @@ HUBER = define(
 
 
 def _like(operation: Operation, *inputs: Any, scalars: tuple[Any, ...] = ()) -> torch.Tensor:
-    out = torch.empty(
-        torch.broadcast_shapes(*(i.shape for i in inputs)), dtype=inputs[0].dtype, device=inputs[0].device
-    )
+    out = torch.empty(broadcast_shape(*(i.shape for i in inputs)), dtype=inputs[0].dtype, device=inputs[0].device)
     launch(operation, out, inputs, scalars, compute=compute_dtype(out.dtype))
     return out
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from mtia.kernels.copy import cast, contiguous, copy_strided, fill
-from mtia.kernels.dtypes import compute_dtype
 from mtia.kernels.elementwise import Emitter, Operation, define, launch
 from mtia.kernels.reduce import nonzero_mask
 from mtia.kernels.registry import aten
@@ -317,23 +316,6 @@ def index_fill_(x: torch.Tensor, dim: int, index: torch.Tensor, value: Any) -> t
 @aten("take")
 def take(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return _index(contiguous(x).view(-1), [index], None)
-
-
-@aten("embedding_dense_backward")
-def embedding_dense_backward(
-    grad: torch.Tensor, indices: torch.Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
-) -> torch.Tensor:
-    """Rows of `grad` added into the rows that were looked up, in float32, rounded once."""
-    width = grad.shape[-1]
-    rows, flat = contiguous(grad).view(-1, width), contiguous(indices).view(-1)
-    total = fill(torch.empty((num_weights, width), dtype=compute_dtype(grad.dtype), device=grad.device), 0)
-    if scale_grad_by_freq:
-        counts = torch.bincount(flat, minlength=num_weights)
-        rows = rows / counts[flat].unsqueeze(1)
-    if padding_idx >= 0:
-        rows = rows.masked_fill((flat == padding_idx).unsqueeze(1), 0)
-    index_put_impl_(total, [flat], rows, True)
-    return cast(total, grad.dtype)
 
 
 # --- masks ------------------------------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ contiguous run, operands are contiguous or a single element) or a grid of rows b
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 FLAT_BLOCKS = ((256 * 128, 256), (1024 * 512, 1024))  # (up to this many elements, block)
@@ -70,6 +72,14 @@ def broadcast_strides(tensor: torch.Tensor, shape: tuple[int, ...]) -> list[int]
         if d + lead >= 0:
             strides[d + lead] = 0 if size == 1 else stride
     return strides
+
+
+def broadcast_shape(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape that all broadcast to. Raises as torch.broadcast_shapes does, whose import of sympy takes seconds."""
+    try:
+        return np.broadcast_shapes(*map(tuple, shapes))
+    except ValueError:
+        return tuple(torch.broadcast_shapes(*shapes))
 
 
 def order(sizes: list[int], strides: list[list[int]]) -> tuple[list[int], list[list[int]]]:

@@ -15,6 +15,7 @@ from mtia.kernels import factorise, jacobi
 from mtia.kernels.dtypes import compute_dtype
 from mtia.kernels.elementwise import Operation, define, launch
 from mtia.kernels.householder import householder_qr, reflect
+from mtia.kernels.iteration import broadcast_shape
 from mtia.kernels.matrices import eye, flat, new, serve, unflat
 
 Tensors = tuple[torch.Tensor, ...]
@@ -44,7 +45,7 @@ def _fresh(x: torch.Tensor) -> torch.Tensor:
 
 def _spread(*matrices: torch.Tensor) -> list[torch.Tensor]:
     """The same matrices with their batch dims broadcast."""
-    batch = torch.broadcast_shapes(*(m.shape[:-2] for m in matrices))
+    batch = broadcast_shape(*(m.shape[:-2] for m in matrices))
     return [m.expand(*batch, *m.shape[-2:]) for m in matrices]
 
 
@@ -175,7 +176,7 @@ def lu_solve(
     _check_square(factors, "torch.linalg.lu_solve")
     if not left:
         return lu_solve(factors, pivots, b.mT, adjoint=not adjoint).mT
-    batch = torch.broadcast_shapes(factors.shape[:-2], b.shape[:-2])
+    batch = broadcast_shape(factors.shape[:-2], b.shape[:-2])
     t = flat(factors.expand(*batch, *factors.shape[-2:]))
     swaps = pivots.expand(*batch, pivots.shape[-1]).reshape(t.shape[:2])
     shape = (*batch, *b.shape[-2:])

@@ -7,6 +7,7 @@ import torch
 from mtia.kernels.copy import contiguous, fill
 from mtia.kernels.dtypes import compute_dtype
 from mtia.kernels.elementwise import Emitter, Operation, define, launch
+from mtia.kernels.iteration import broadcast_shape
 from mtia.kernels.pointwise import Rule, prepare_out, rule_dtype
 from mtia.kernels.reduce import reduce
 from mtia.kernels.registry import aten
@@ -184,7 +185,7 @@ def mse_loss_out(x: torch.Tensor, target: torch.Tensor, reduction: int = MEAN, *
         prepare_out(out, (x, target))
         launch(SQUARED_DIFFERENCE, out, (x, target), compute=compute)
         return out
-    squares = torch.empty(torch.broadcast_shapes(x.shape, target.shape), dtype=compute, device=x.device)
+    squares = torch.empty(broadcast_shape(x.shape, target.shape), dtype=compute, device=x.device)
     launch(SQUARED_DIFFERENCE, squares, (x, target), compute=compute)
     out.resize_(())
     reduce("mean" if reduction == MEAN else "sum", squares, None, out, acc=compute)

@@ -14,6 +14,7 @@ import torch
 
 from mtia.kernels.dtypes import compute_dtype
 from mtia.kernels.elementwise import Operation, define, launch
+from mtia.kernels.iteration import broadcast_shape
 from mtia.kernels.registry import aten
 
 
@@ -62,7 +63,7 @@ def prepare_out(out: torch.Tensor, inputs: tuple[Any, ...]) -> None:
         return
     shape = _broadcast.get(shapes)
     if shape is None:
-        shape = _broadcast[shapes] = torch.broadcast_shapes(*shapes)
+        shape = _broadcast[shapes] = broadcast_shape(*shapes)
     if out.shape != shape:
         out.resize_(shape)
 
@@ -496,7 +497,7 @@ def _value(k: Any, name: str) -> str:
 
 @aten("where.self")
 def where_self(condition: torch.Tensor, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    shape = torch.broadcast_shapes(condition.shape, x.shape, other.shape)
+    shape = broadcast_shape(condition.shape, x.shape, other.shape)
     device = condition.device if condition.dim() or condition.device.type != "cpu" else x.device
     out = torch.empty(shape, dtype=torch.result_type(x, other), device=device)
     return where_out(condition, x, other, out=out)
@@ -530,7 +531,7 @@ def masked_fill_(x: torch.Tensor, mask: torch.Tensor, value: Any) -> torch.Tenso
 
 @aten("masked_fill.Scalar", "masked_fill.Tensor")
 def masked_fill(x: torch.Tensor, mask: torch.Tensor, value: Any) -> torch.Tensor:
-    shape = torch.broadcast_shapes(x.shape, mask.shape)
+    shape = broadcast_shape(x.shape, mask.shape)
     out = torch.empty_like(x) if shape == x.shape else torch.empty(shape, dtype=x.dtype, device=x.device)
     launch(MASKED_FILL, out, (x, value, mask), compute=compute_dtype(x.dtype))
     return out

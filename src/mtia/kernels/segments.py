@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from mtia.kernels.autodiff import deliver
+from mtia.kernels.copy import contiguous
+from mtia.kernels.embedding_rows import dense_gradient, embedding_lists
 from mtia.kernels.registry import aten
 
 # --- by index ---------------------------------------------------------------------------------------------------------
@@ -163,6 +165,7 @@ def segment_reduce_backward(
 # --- by bag -----------------------------------------------------------------------------------------------------------
 
 _SUM, _MEAN, _MAX = 0, 1, 2
+_LISTED = (torch.float32, torch.bfloat16, torch.float16)  # types that kernels/embedding_rows.py sums, in float32
 
 
 def _bags(indices: torch.Tensor, offsets: torch.Tensor, include_last_offset: bool) -> tuple[torch.Tensor, int]:
@@ -179,6 +182,12 @@ def embedding_bag(
     include_last_offset: bool = False, padding_idx: int = -1,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
     """(bags [B, D], bag of each index, indices in each bag, where each maximum came from)."""
+    if mode != _MAX and weight.dtype in _LISTED:
+        bags = offsets.numel() - int(include_last_offset)
+        found = embedding_lists(weight, indices, offsets, bags=bags, mean=mode == _MEAN, scales=per_sample_weights,
+                                padding=padding_idx)  # fmt: skip
+        winner = torch.empty(0, dtype=torch.int64, device=weight.device)
+        return found.out.view(bags, weight.shape[1]), found.lookups, found.sizes, winner
     bag, n = _bags(indices, offsets, include_last_offset)
     counts = (indices != padding_idx) if padding_idx >= 0 else torch.ones_like(indices, dtype=torch.bool)
     size = torch.zeros(n, dtype=torch.int64, device=indices.device).scatter_add(0, bag, counts.to(torch.int64))
@@ -233,18 +242,39 @@ def embedding_bag_dense_backward(
     maximum_indices: torch.Tensor, num_weights: int, scale_grad_by_freq: bool, mode: int,
     per_sample_weights: torch.Tensor | None, padding_idx: int = -1,
 ) -> torch.Tensor:  # fmt: skip
-    out = torch.zeros((num_weights, grad.shape[1]), dtype=grad.dtype, device=grad.device)
     if mode == _MAX:
+        out = torch.zeros((num_weights, grad.shape[1]), dtype=grad.dtype, device=grad.device)
         kept = torch.where(bag_size.unsqueeze(1) > 0, grad, torch.zeros_like(grad))
         return out.scatter_add(0, maximum_indices, kept)
+    if mode == _SUM and per_sample_weights is None and not scale_grad_by_freq and grad.dtype in _LISTED:
+        return dense_gradient(grad, indices, offset2bag, num_weights, padding_idx)
     rows = _index_grad(grad, indices, offset2bag, bag_size, mode, per_sample_weights)
     if scale_grad_by_freq:
         ones = torch.ones_like(indices, dtype=torch.int64)
         often = torch.zeros(num_weights, dtype=torch.int64, device=grad.device).scatter_add(0, indices.long(), ones)
         rows = rows / often.index_select(0, indices).to(rows.dtype).unsqueeze(1)
+    return _gradient_of_rows(rows, indices, num_weights, padding_idx)
+
+
+def _gradient_of_rows(rows: torch.Tensor, indices: torch.Tensor, num_weights: int, padding_idx: int) -> torch.Tensor:
+    """rows [N, D] added into the table rows that indices [N] name, in float32 (or wider), rounded once."""
+    if rows.dtype in _LISTED:
+        return dense_gradient(rows, indices, None, num_weights, padding_idx)
     if padding_idx >= 0:
         rows = torch.where((indices != padding_idx).unsqueeze(1), rows, torch.zeros_like(rows))
+    out = torch.zeros((num_weights, rows.shape[1]), dtype=rows.dtype, device=rows.device)
     return out.index_add(0, indices, rows)
+
+
+@aten("embedding_dense_backward")
+def embedding_dense_backward(
+    grad: torch.Tensor, indices: torch.Tensor, num_weights: int, padding_idx: int, scale_grad_by_freq: bool
+) -> torch.Tensor:
+    rows, flat = contiguous(grad).view(-1, grad.shape[-1]), contiguous(indices).view(-1)
+    if scale_grad_by_freq:
+        counts = torch.bincount(flat, minlength=num_weights)
+        rows = rows / counts[flat].unsqueeze(1)
+    return _gradient_of_rows(rows, flat, num_weights, padding_idx)
 
 
 @aten("_embedding_bag_backward")

@@ -18,8 +18,10 @@ from mtia.kernels.elementwise import Emitter, Operation, define, launch
 from mtia.kernels.indexing import gather_out
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 from mtia.kernels.registry import aten
+from mtia.triton_backend.language import sort_tile
 
 BLOCK = 4096
+LOCAL_TILES = 4  # tiles of a row that a local sort keeps: what comes in and what goes out, twice each
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _WIDE = (torch.int64, torch.float64, torch.uint32, torch.uint64)
 
@@ -70,7 +72,7 @@ def mtia_sort_rows(x_ptr, out_ptr, N, N_OUT, WIDTH: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, WIDTH)
     x = tl.load(x_ptr + row * N + column, mask=column < N, other=0x7FFFFFFFFFFFFFFF)
-    y = tl.sort(x)
+    y = sort_tile(x)
     tl.store(out_ptr + row * N_OUT + column, y, mask=column < N_OUT)
 
 
@@ -89,10 +91,21 @@ def mtia_sort_exchange(x_ptr, N, stage, distance, BLOCK_: tl.constexpr):
     tl.store(x_ptr + row + first + distance, tl.where(swap, a, b), mask=mask)
 
 
-def _sort_packed(packed: torch.Tensor, n_out: int) -> torch.Tensor:
+def local_entries() -> int:
+    """Entries of a row that one PE sorts in its local memory: as many as its radix sort has room for, else `BLOCK`."""
+    from mtia.host_runtime import silicon
+
+    pe = silicon.chip().pe
+    if pe.sfu.radix_sort_keys_per_cycle is None:
+        return BLOCK
+    room = pe.local_memory_bytes // (8 * LOCAL_TILES)
+    return max(BLOCK, next_power_of_2(room + 1) // 2)
+
+
+def sort_packed(packed: torch.Tensor, n_out: int) -> torch.Tensor:
     """The n_out least entries of each row of packed [R, N], in order."""
     R, N = packed.shape
-    if N <= BLOCK:
+    if N <= local_entries():  # noqa: SIM300
         out = torch.empty((R, n_out), dtype=torch.int64, device=packed.device)
         mtia_sort_rows[(R,)](packed, out, N, n_out, WIDTH=next_power_of_2(N))
         return out
@@ -111,8 +124,8 @@ def _least_of_blocks(packed: torch.Tensor, n_out: int) -> torch.Tensor:
     n_blocks = ceil_div(N, BLOCK)
     work = torch.full((R, n_blocks * BLOCK), 2**63 - 1, dtype=torch.int64, device=packed.device)
     copy_strided(work[:, :N], packed)
-    tops = _sort_packed(work.view(R * n_blocks, BLOCK), n_out)
-    return _sort_packed(tops.view(R, n_blocks * n_out), n_out)
+    tops = sort_packed(work.view(R * n_blocks, BLOCK), n_out)
+    return sort_packed(tops.view(R, n_blocks * n_out), n_out)
 
 
 def _bitonic(work: torch.Tensor) -> None:
@@ -141,11 +154,11 @@ def _positions(packed: torch.Tensor) -> torch.Tensor:
 def order_rows(rows: torch.Tensor, n_out: int, descending: bool) -> torch.Tensor:
     """Positions of the first n_out of each row [R, N] in order, stable."""
     if rows.dtype not in _WIDE:
-        return _positions(_sort_packed(_packed(rows, "all", descending), n_out))
+        return _positions(sort_packed(_packed(rows, "all", descending), n_out))
     N = rows.shape[1]
-    by_lower = _positions(_sort_packed(_packed(rows, "lower", descending), N))
+    by_lower = _positions(sort_packed(_packed(rows, "lower", descending), N))
     moved = gather_out(rows, 1, by_lower, out=torch.empty_like(rows))
-    by_upper = _positions(_sort_packed(_packed(moved, "upper", descending), n_out))
+    by_upper = _positions(sort_packed(_packed(moved, "upper", descending), n_out))
     return gather_out(by_lower, 1, by_upper, out=torch.empty_like(by_upper))
 
 

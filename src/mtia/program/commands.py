@@ -197,6 +197,15 @@ class Histogram(Command):
     mnemonic: ClassVar[str] = "histogram"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sort(Command):
+    """operand0's integers in order along its last dim, largest first where `descending`; equal ones are alike."""
+
+    unit: ClassVar[Unit] = Unit.SFU
+    mnemonic: ClassVar[str] = "sort"
+    descending: bool = False
+
+
 # --- reductions -------------------------------------------------------------------------------------------------------
 
 
@@ -393,6 +402,7 @@ COMMANDS: tuple[type[Command], ...] = (
     Concat,
     Gather,
     Histogram,
+    Sort,
     Reduce,
     Scan,
     MatMul,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import pickle
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ from triton._C.libtriton import ir, passes
 from triton.backends.compiler import BaseBackend, GPUTarget, Language
 
 from mtia.program.program import TileProgram
-from mtia.triton_backend.lowering.lower import lower_module
+from mtia.triton_backend.lowering.lower import SORT_CALLEE, lower_module
 
 ARCH = "mtia"
 WARP_SIZE = 32
@@ -119,6 +120,7 @@ class MtiaBackend(BaseBackend):
 
 def run_ttir_passes(module: Any) -> Any:
     """Triton's own clean-up: inlining, descriptors to pointers, canonical form, common subexpressions."""
+    keep_sorts(module)
     manager = ir.pass_manager(module.context)
     manager.enable_debug()
     passes.common.add_inliner(manager)
@@ -132,6 +134,13 @@ def run_ttir_passes(module: Any) -> Any:
     passes.ttir.add_loop_unroll(manager)
     manager.run(module, "make_ttir")
     return module
+
+
+def keep_sorts(module: Any) -> None:
+    """A sort of integers stays a call, so that a PE's radix sort can do it; inlined it is a network of commands."""
+    true = ir.builder(module.context).get_bool_attr(True)
+    for name in set(re.findall(rf"tt\.func private @({SORT_CALLEE})", str(module))):
+        module.get_function(name[0]).set_attr("noinline", true)
 
 
 def make_binary(module: Any, metadata: dict, options: MtiaOptions) -> bytes:

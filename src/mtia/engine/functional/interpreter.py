@@ -566,6 +566,11 @@ def _histogram(self: Interpreter, cmd: c.Histogram, env: list) -> None:
     env[cmd.result.id] = counts
 
 
+@handles(c.Sort)
+def _sort(self: Interpreter, cmd: c.Sort, env: list) -> None:
+    env[cmd.result.id] = self.full(cmd.operands[0]).sort(-1, descending=cmd.descending).values
+
+
 # --- reductions -------------------------------------------------------------------------------------------------------
 
 _REDUCERS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
@@ -630,7 +635,7 @@ def _combine(
     for arg, tensor in zip(block.args, (*left, *right), strict=True):
         env[arg.id] = tensor
     self.block(block)
-    shape = torch.broadcast_shapes(*(t.shape for t in (*left, *right)))
+    shape = np.broadcast_shapes(*(t.shape for t in (*left, *right)))  # torch.broadcast_shapes imports sympy: seconds
     return [_region_result(env[v.id], v.type, shape) for v in block.yields]
 
 

@@ -15,6 +15,11 @@ from mtia.triton_backend.lowering.ttir import TtirBlock, TtirFunction, TtirOp, p
 
 Lowering = Callable[["Lowerer", TtirOp], None]
 _TABLE: dict[str, Lowering] = {}
+SORT_CALLEE = (
+    r"(?:triton\.language\.standard\.sort__i\d+S[\d_]+S_c\w+|mtia\.triton_backend\.language\.sort_tile__i\d+S[\d_]+S)"
+    r"_c(?P<descending>True|False|0|1)(?!\w)"
+)
+"""The names of `tl.sort` and `sort_tile` of a tile of signed integers in TTIR."""
 
 
 def lowers(*names: str) -> Callable[[Lowering], Lowering]:
@@ -277,6 +282,16 @@ def lower_gather(self: Lowerer, op: TtirOp) -> None:
 @lowers("tt.histogram")
 def lower_histogram(self: Lowerer, op: TtirOp) -> None:
     self.emit(c.Histogram, op, self.values(op), [_arrow_type(op)])
+
+
+@lowers("tt.call")
+def lower_call(self: Lowerer, op: TtirOp) -> None:
+    """Calls left after inlining are sorts of integers (compiler.keep_sorts)."""
+    match = re.match(rf"@{SORT_CALLEE}", op.text)
+    if match is None:
+        self.unsupported(op, "a call of a `noinline` function")
+        return
+    self.emit(c.Sort, op, self.values(op), [_arrow_type(op)], descending=match["descending"] in ("True", "1"))
 
 
 # --- element-wise -----------------------------------------------------------------------------------------------------
