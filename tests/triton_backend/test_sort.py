@@ -52,7 +52,7 @@ def command(n: int, element: Element) -> c.Sort:
 @pytest.mark.parametrize("n", [64, 1024, 8192])
 def test_radix_sort_by_hand(n: int):
     spec = load("mtia300")
-    rate = spec.pe.sfu.radix_sort_keys_per_cycle
+    rate = spec.pe.sfu.radix_sort_elements_per_cycle
     assert rate is not None
     for element, digits in ((Element.I32, 4), (Element.I64, 8)):
         cost = cycles.cost_of(command(n, element), spec)

@@ -106,7 +106,7 @@ class SfuSpec:
     horizontal_reduction: bool  # False: a row-wise reduction needs a transpose first (MLU)
     gather_elements_per_cycle: int
     startup_cycles: int  # per command
-    radix_sort_keys_per_cycle: int | None = None  # through one 8-bit digit, there and back; none: no radix sort
+    radix_sort_elements_per_cycle: int | None = None  # through one 8-bit digit, there and back; none: no radix sort
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -201,7 +201,7 @@ def _sort(command: Command, spec: ChipSpec) -> Cost:
     """A radix sort over local memory where the chip has one, a pass per digit (facts 4.2); else a bitonic network on
     the element-wise engines, each step `EXCHANGE_PASSES` over the tile."""
     type_ = command.result.type
-    n, keys_per_cycle = type_.n_elements, spec.pe.sfu.radix_sort_keys_per_cycle
+    n, keys_per_cycle = type_.n_elements, spec.pe.sfu.radix_sort_elements_per_cycle
     if keys_per_cycle is None:
         stages = max(1, type_.shape[-1] - 1).bit_length()
         return _elementwise(n, type_.element, spec, passes=EXCHANGE_PASSES * stages * (stages + 1) / 2)

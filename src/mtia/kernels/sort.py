@@ -96,7 +96,7 @@ def local_entries() -> int:
     from mtia.host_runtime import silicon
 
     pe = silicon.chip().pe
-    if pe.sfu.radix_sort_keys_per_cycle is None:
+    if pe.sfu.radix_sort_elements_per_cycle is None:
         return BLOCK
     room = pe.local_memory_bytes // (8 * LOCAL_TILES)
     return max(BLOCK, next_power_of_2(room + 1) // 2)

@@ -11,7 +11,7 @@ import triton.language as tl
 
 
 @triton.jit
-def sort_tile(x, descending: tl.constexpr = False):
+def sort_tile(x, descending: tl.constexpr = tl.constexpr(False)):
     """x, a tile of signed integers, in order along its last dim. The back end replaces the call by a Sort."""
     return x
 
