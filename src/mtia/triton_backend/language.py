@@ -10,8 +10,11 @@ import triton
 import triton.language as tl
 
 
+_RISING = tl.constexpr(False)
+
+
 @triton.jit
-def sort_tile(x, descending: tl.constexpr = tl.constexpr(False)):
+def sort_tile(x, descending: tl.constexpr = _RISING):
     """x, a tile of signed integers, in order along its last dim. The back end replaces the call by a Sort."""
     return x
 

@@ -284,16 +284,6 @@ def lower_histogram(self: Lowerer, op: TtirOp) -> None:
     self.emit(c.Histogram, op, self.values(op), [_arrow_type(op)])
 
 
-@lowers("tt.call")
-def lower_call(self: Lowerer, op: TtirOp) -> None:
-    """Calls left after inlining are sorts of integers (compiler.keep_sorts)."""
-    match = re.match(rf"@{SORT_CALLEE}", op.text)
-    if match is None:
-        self.unsupported(op, "a call of a `noinline` function")
-        return
-    self.emit(c.Sort, op, self.values(op), [_arrow_type(op)], descending=match["descending"] in ("True", "1"))
-
-
 # --- element-wise -----------------------------------------------------------------------------------------------------
 
 _CONVERSIONS = {
@@ -572,7 +562,11 @@ def lower_return(self: Lowerer, op: TtirOp) -> None:
 
 @lowers("tt.call")
 def lower_call(self: Lowerer, op: TtirOp) -> None:
-    """A call of a `noinline` function. Inlined: a program is one list of commands, without a stack."""
+    """A call of a `noinline` function. Inlined: a program is one list of commands, without a stack. A sort of integers
+    (compiler.keep_sorts) is a command."""
+    if sort := re.match(rf"@{SORT_CALLEE}", op.text):
+        self.emit(c.Sort, op, self.values(op), [_arrow_type(op)], descending=sort["descending"] in ("True", "1"))
+        return
     match = re.match(r"@([\w.$]+)\(", op.text)
     callee = self.functions.get(match.group(1)) if match else None
     if callee is None:
