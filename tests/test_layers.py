@@ -19,7 +19,7 @@ LAYERS = (
     ("program",),
     ("engine",),
     ("fabric",),
-    ("triton_backend", "kernels", "host_runtime", "distributed"),
+    ("triton_backend", "kernels", "host_runtime", "distributed", "re"),
     ("workloads",),
     ("serving", "training", "explore"),
     ("conformance",),

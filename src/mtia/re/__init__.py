@@ -1,0 +1,1 @@
+"""The runtime environment, under the name that upstream's tests look for it."""
