@@ -26,3 +26,16 @@ def test_an_error_that_rounding_makes_usual_is_not_wrong() -> None:
         check._close((x + 1e-3).to("mtia"), x, compute, sample)
     with pytest.raises(check.Wrong, match="not close"):
         check._close((x / 0).to("mtia"), x, compute, sample)
+
+
+@pytest.mark.parametrize("p, is_random", [(0.5, True), (0.0, False)])
+@pytest.mark.parametrize("seeded", [False, True])
+def test_what_is_random_is_what_another_seed_changes(p: float, is_random: bool, seeded: bool) -> None:
+    """Dropout draws whatever its rate; and OpInfo's wrappers set a seed of their own."""
+
+    def info(x: torch.Tensor) -> torch.Tensor:
+        if seeded:
+            torch.manual_seed(42)
+        return torch.where(torch.rand(8) < p, x, -x)
+
+    assert check._is_random(info, SimpleNamespace(input=torch.ones(8), args=(), kwargs={})) is is_random

@@ -61,6 +61,20 @@ def test_maximum_keeps_nan_and_names_the_first_of_equals():
     check(lambda x: F.max_pool2d(x, 2, return_indices=True), x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int32, torch.int64])
+def test_maxima_of_volumes_and_rows(dtype: torch.dtype):
+    """Places too, where a dilated window reaches over both borders."""
+    x = (image(2, 3, 5, 6, 7) * 8).to(dtype)
+    check(lambda x: F.max_pool3d(x, (3, 2, 3), (1, 2, 2), (1, 1, 1), (2, 1, 2), return_indices=True), x)
+    if dtype.is_floating_point:  # the CPU takes no integers here
+        check(lambda x: F.adaptive_max_pool1d(x.flatten(2), 9, return_indices=True), x)
+
+
+@pytest.mark.parametrize("name", ["huber_loss", "smooth_l1_loss"])
+def test_gradient_of_a_loss_with_a_knee(name: str):
+    with_gradient(lambda x, y: getattr(F, name)(x, y, reduction="none"), image(), image().flip(0))
+
+
 def test_unpooling_is_the_inverse():
     x = image()
 

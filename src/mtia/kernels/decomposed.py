@@ -57,11 +57,12 @@ def _functional(name: str) -> Callable[..., Any]:
 
 
 def _into_out(name: str) -> Callable[..., Any]:
+    functional = _overload(name.partition(".")[0])
     outputs = [a.name for a in _overload(name)._schema.arguments if a.is_out]
 
     def run(*args: Any, **kwargs: Any) -> Any:
         given = [kwargs.pop(output) for output in outputs]
-        found = _table()[_overload(name)](*args, **kwargs)
+        found = _table()[functional](*args, **kwargs)
         found = found if isinstance(found, tuple) else (found,)
         delivered = tuple(deliver(f, out) for f, out in zip(found, given, strict=True))
         return delivered if len(delivered) > 1 else delivered[0]

@@ -1,54 +1,111 @@
-"""Pooling by the largest element, and its inverse. Windows are walked tap by tap, all of them at once."""
+"""Pooling by the largest element, and its inverse: one kernel for windows that slide and windows that fit the output.
+
+A program takes one row of the output in several planes; the taps of a window are a loop. Dims are padded to three.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import product
-from math import ceil, floor, prod
+from math import prod
 from typing import Any
 
 import torch
+import triton
+import triton.language as tl
 
 from mtia.kernels.autodiff import deliver
+from mtia.kernels.copy import contiguous
+from mtia.kernels.dtypes import compute_dtype, triton_name
+from mtia.kernels.iteration import TILE_ELEMENTS, ceil_div, next_power_of_2
 from mtia.kernels.registry import aten
 from mtia.kernels.resample import Window, windows
 
 
-def _max_pool(x: torch.Tensor, over: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values and flat positions in the last dims; the first of equals, and NaN where there is one."""
-    sizes = x.shape[-len(over) :]
-    outs = [w.n_out(n) for w, n in zip(over, sizes, strict=True)]
-    lowest = -torch.inf if x.dtype.is_floating_point else torch.iinfo(x.dtype).min
-    best = torch.full((*x.shape[: -len(over)], *outs), lowest, dtype=x.dtype, device=x.device)
-    at = torch.zeros(best.shape, dtype=torch.int64, device=x.device)
-    for tap in product(*(range(w.kernel) for w in over)):
-        places = [
-            [i * w.stride - w.padding + t * w.dilation for i in range(o)]
-            for w, t, o in zip(over, tap, outs, strict=True)
-        ]
-        value, position, inside = _picked(x, places, sizes)
-        better = inside & ((value > best) | (value != value))
-        best, at = torch.where(better, value, best), torch.where(better, position, at)
+@triton.jit
+def window(i, n, n_out, stride, padding, dilation, extent, FITS: tl.constexpr):
+    """First place, end (of those to look at) and step of window i along a dim of n elements."""
+    if FITS:
+        return i * n // n_out, ((i + 1) * n + n_out - 1) // n_out, 1
+    else:
+        first = i * stride - padding
+        return first, tl.minimum(first + extent * dilation, n), dilation
+
+
+@triton.jit(
+    do_not_specialize=[
+        "PLANES", "D", "H", "W", "OD", "OH", "OW", "KD", "KH", "KW", "SD", "SH", "SW", "PD", "PH", "PW", "DD", "DH",
+        "DW",
+    ]
+)  # fmt: skip
+def mtia_max_pool(
+    x_ptr, out_ptr, at_ptr, PLANES, D, H, W, OD, OH, OW, KD, KH, KW, SD, SH, SW, PD, PH, PW, DD, DH, DW,
+    FITS: tl.constexpr, COMPUTE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """out, at [PLANES, OD, OH, OW]: the largest element of each window of x [PLANES, D, H, W] and its place in the
+    plane; the first of equals, NaN where there is one. K: taps along a dim (FITS: of the longest window); S, P, D:
+    stride, padding, dilation."""
+    o = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    od = tl.program_id(1) // OH
+    oh = tl.program_id(1) % OH
+    plane = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
+    real = (plane < PLANES)[:, None] & (o < OW)[None, :]
+    planes = x_ptr + plane.to(tl.int64)[:, None] * (D * H * W)
+    d_first, d_end, d_step = window(od, D, OD, SD, PD, DD, KD, FITS)
+    h_first, h_end, h_step = window(oh, H, OH, SH, PH, DH, KH, FITS)
+    w_first, w_end, w_step = window(o, W, OW, SW, PW, DW, KW, FITS)
+    best = tl.zeros((ROWS, COLUMNS), COMPUTE)
+    at = tl.full((ROWS, COLUMNS), -1, tl.int32)
+    for a in range(0, KD):
+        d = d_first + a * d_step
+        for b in range(0, KH):
+            h = h_first + b * h_step
+            row = (d * H + h) * W
+            row_inside = (d >= 0) & (d < d_end) & (h >= 0) & (h < h_end)
+            for c in range(0, KW):
+                w = w_first + c * w_step
+                inside = real & (row_inside & (w >= 0) & (w < w_end))[None, :]
+                place = row + w
+                value = tl.load(planes + place[None, :], mask=inside, other=0).to(COMPUTE)
+                better = inside & ((value > best) | (value != value) | (at < 0))
+                best = tl.where(better, value, best)
+                at = tl.where(better, place[None, :], at)
+    to = plane.to(tl.int64)[:, None] * (OD * OH * OW) + (tl.program_id(1) * OW + o)[None, :]
+    tl.store(out_ptr + to, best.to(out_ptr.dtype.element_ty), mask=real)
+    tl.store(at_ptr + to, at.to(tl.int64), mask=real)
+
+
+def _launch(
+    x: torch.Tensor, outs: Sequence[int], taps: Sequence[int], over: Sequence[Window] = ()
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and flat positions in the last dims; `over`: sliding windows, none: those that fit the output."""
+    n_dims = len(outs)
+    sizes = x.shape[-n_dims:]
+    best = torch.empty((*x.shape[:-n_dims], *outs), dtype=x.dtype, device=x.device)
+    at = torch.empty(best.shape, dtype=torch.int64, device=x.device)
+    if best.numel() == 0:
+        return best, at
+    planes = prod(x.shape[:-n_dims])
+    ones, zeros = [1] * (3 - n_dims), [0] * (3 - n_dims)
+    geometry = [
+        *(ones + list(sizes)), *(ones + list(outs)), *(ones + list(taps)),
+        *(ones + [w.stride for w in over] if over else [1] * 3),
+        *(zeros + [w.padding for w in over] if over else [0] * 3),
+        *(ones + [w.dilation for w in over] if over else [1] * 3),
+    ]  # fmt: skip
+    columns = min(next_power_of_2(outs[-1]), TILE_ELEMENTS)
+    rows = min(next_power_of_2(planes), max(1, TILE_ELEMENTS // columns))
+    grid = (ceil_div(outs[-1], columns), prod(outs[:-1]), ceil_div(planes, rows))
+    mtia_max_pool[grid](
+        contiguous(x), best, at, planes, *geometry, FITS=not over,
+        COMPUTE=getattr(tl, triton_name(compute_dtype(x.dtype)).removeprefix("tl.")), ROWS=rows, COLUMNS=columns,
+    )  # fmt: skip
     return best, at
 
 
-def _picked(
-    x: torch.Tensor, places: Sequence[Sequence[int]], sizes: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Elements at a grid of places, their flat positions, and which places lie inside."""
-    n_dims = len(places)
-    value = x
-    position = torch.zeros((1,) * n_dims, dtype=torch.int64)
-    inside = torch.ones((1,) * n_dims, dtype=torch.bool)
-    for d, (along, n) in enumerate(zip(places, sizes, strict=True)):
-        exact = torch.tensor(along, dtype=torch.int64)
-        index = exact.clamp(0, n - 1)
-        value = value.index_select(x.dim() - n_dims + d, index.to(x.device))
-        shape = [1] * n_dims
-        shape[d] = -1
-        position = position * n + index.reshape(shape)
-        inside = inside & ((exact >= 0) & (exact < n)).reshape(shape)
-    return value, position.to(x.device), inside.to(x.device)
+def _max_pool(x: torch.Tensor, over: Sequence[Window]) -> tuple[torch.Tensor, torch.Tensor]:
+    outs = [w.n_out(n) for w, n in zip(over, x.shape[-len(over) :], strict=True)]
+    return _launch(x, outs, [w.kernel for w in over], over)
 
 
 def _scattered(grad: torch.Tensor, at: torch.Tensor, shape: Sequence[int], n_dims: int) -> torch.Tensor:
@@ -95,33 +152,14 @@ def max_pool3d_backward(
 # --- windows that fit the output --------------------------------------------------------------------------------------
 
 
-def _pool_at(
-    x: torch.Tensor, starts: Sequence[Sequence[int]], ends: Sequence[Sequence[int]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Largest elements of windows [start, end) along the last dims."""
-    sizes = x.shape[-len(starts) :]
-    longest = [max(e - s for s, e in zip(a, b, strict=True)) for a, b in zip(starts, ends, strict=True)]
-    lowest = -torch.inf if x.dtype.is_floating_point else torch.iinfo(x.dtype).min
-    shape = (*x.shape[: -len(starts)], *(len(s) for s in starts))
-    best = torch.full(shape, lowest, dtype=x.dtype, device=x.device)
-    at = torch.zeros(shape, dtype=torch.int64, device=x.device)
-    for tap in product(*(range(n) for n in longest)):
-        # a window shorter than this tap looks at its first element again, which changes nothing
-        places = [
-            [s + t if s + t < e else s for s, e in zip(a, b, strict=True)]
-            for a, b, t in zip(starts, ends, tap, strict=True)
-        ]
-        value, position, _ = _picked(x, places, sizes)
-        better = (value > best) | (value != value)
-        best, at = torch.where(better, value, best), torch.where(better, position, at)
-    return best, at
-
-
 def _adaptive(x: torch.Tensor, output: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    sizes = list(zip(x.shape[-len(output) :], output, strict=True))
-    starts = [[floor(i * n / o) for i in range(o)] for n, o in sizes]
-    ends = [[ceil((i + 1) * n / o) for i in range(o)] for n, o in sizes]
-    return _pool_at(x, starts, ends)
+    longest = [_longest(n, o) for n, o in zip(x.shape[-len(output) :], output, strict=True)]
+    return _launch(x, output, longest)
+
+
+def _longest(n: int, n_out: int) -> int:
+    """Of the windows [floor(i n / n_out), ceil((i + 1) n / n_out))."""
+    return max((ceil_div((i + 1) * n, n_out) - i * n // n_out for i in range(n_out)), default=0)
 
 
 @aten("adaptive_max_pool2d.out", "adaptive_max_pool3d.out")
@@ -172,19 +210,16 @@ def max_unpool3d(
 # --- windows at random ------------------------------------------------------------------------------------------------
 
 
-def _fractional_starts(samples: torch.Tensor, n: int, kernel: int, output: int) -> list[list[int]]:
-    """Per image and channel, where windows start: steps of a random fractional sequence, the last one at the end.
-
-    samples: float [N * C] in 0 .. 1.
-    """
+def _fractional_starts(u: torch.Tensor, n: int, kernel: int, output: int) -> torch.Tensor:
+    """int64 [N * C, output]: where the windows of each plane start, steps of a random fractional sequence, the last
+    one at the end. u: float [N * C] in 0 .. 1."""
+    last = torch.full((u.shape[0], 1), n - kernel, dtype=torch.int64, device=u.device)
     if output == 1:
-        return [[n - kernel] for _ in range(samples.numel())]
-    alpha = (n - kernel) / (output - 1)
-    at = samples.to(torch.float32).cpu()
-    rows = []
-    for u in at.tolist():
-        rows.append([*(int((i + u) * alpha) - int(u * alpha) for i in range(output - 1)), n - kernel])
-    return rows
+        return last
+    alpha = torch.full((), (n - kernel) / (output - 1), dtype=u.dtype, device=u.device)
+    steps = torch.arange(output - 1, device=u.device, dtype=u.dtype)
+    first = ((steps + u.unsqueeze(1)) * alpha).to(torch.int64) - (u * alpha).to(torch.int64).unsqueeze(1)
+    return torch.cat((first, last), 1)
 
 
 def _fractional(
@@ -193,16 +228,16 @@ def _fractional(
     """Each image and channel by windows of its own; `samples` [N, C, dims], the last size's first."""
     n_dims = len(output)
     sizes = x.shape[-n_dims:]
-    planes = x.reshape(-1, *sizes)
-    draws = samples.reshape(-1, n_dims)
-    starts = [_fractional_starts(draws[:, n_dims - 1 - d], sizes[d], kernel[d], output[d]) for d in range(n_dims)]
-    flat = torch.zeros((planes.shape[0], *([1] * n_dims)), dtype=torch.int64)
+    n_planes = prod(x.shape[: x.dim() - n_dims])
+    draws = samples.reshape(n_planes, n_dims)
+    corner = torch.zeros((n_planes, *([1] * n_dims)), dtype=torch.int64, device=x.device)
     for d in range(n_dims):
-        shape = [planes.shape[0], *([1] * n_dims)]
+        starts = _fractional_starts(draws[:, n_dims - 1 - d], sizes[d], kernel[d], output[d])
+        shape = [n_planes, *([1] * n_dims)]
         shape[1 + d] = output[d]
-        flat = flat * sizes[d] + torch.tensor(starts[d], dtype=torch.int64).reshape(shape)
-    corner = flat.reshape(planes.shape[0], -1).to(x.device)
-    values = planes.reshape(planes.shape[0], -1)
+        corner = corner * sizes[d] + starts.reshape(shape)
+    corner = corner.reshape(n_planes, prod(output))
+    values = x.reshape(n_planes, prod(sizes))
     best = torch.full(corner.shape, -torch.inf, dtype=x.dtype, device=x.device)
     at = corner
     for tap in product(*(range(k) for k in kernel)):
