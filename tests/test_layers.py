@@ -20,7 +20,7 @@ LAYERS = (
     ("engine",),
     ("fabric",),
     ("triton_backend", "kernels", "host_runtime", "distributed", "re"),
-    ("workloads",),
+    ("workloads", "quantization"),
     ("serving", "training", "explore"),
     ("conformance",),
     ("suites",),

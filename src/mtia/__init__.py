@@ -3,6 +3,7 @@
     mtia.use("mtia400")          which chip `device="mtia"` is (also a context manager)
     mtia.chip()                  its ChipSpec
     mtia.simulated_time_s()      the simulated clock
+    mtia.quantize(model, plan)   linear layers in INT8, FP8, MX8, MX4
     mtia.host_fallbacks()        operators the host computed, counted
 
 Importing this package does not import torch.
@@ -22,6 +23,7 @@ _HOME = {
     "host_fallbacks": ("mtia.host_runtime.fallback", "counts"),
     "reset_host_fallbacks": ("mtia.host_runtime.fallback", "reset"),
     "session": ("mtia.host_runtime.record", "session"),
+    "quantize": ("mtia.quantization.quantize", "quantize"),
 }
 """Public names that live in modules loaded on first use."""
 

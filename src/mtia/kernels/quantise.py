@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from mtia.kernels.activation_quantise import mtia_quantise_rows
 from mtia.kernels.elementwise import Operation, define, launch
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 
@@ -44,6 +45,17 @@ def quantise_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return q, scale
 
 
+def quantise_fp8_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """E4M3 [m, n] and float32 scale [m, 1] (largest magnitude / 448) of a contiguous float [m, n]."""
+    m, n = x.shape
+    block = min(next_power_of_2(n), ELEMENTS)
+    rows = max(1, ELEMENTS // block)
+    q = torch.empty_like(x, dtype=torch.float8_e4m3fn)
+    scale = torch.empty((m, 1), dtype=torch.float32, device=x.device)
+    mtia_quantise_rows[(ceil_div(m, rows),)](x, q, scale, m, n, ROWS=rows, BLOCK=block, ONCE=n <= block)
+    return q, scale
+
+
 def dequantize_rows(
     x: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
@@ -53,4 +65,5 @@ def dequantize_rows(
     return out
 
 
-__all__ = ["DEQUANTIZE", "dequantize_rows", "mtia_quantise_int8_rows", "quantise_launch", "quantise_rows"]
+__all__ = ["DEQUANTIZE", "dequantize_rows", "mtia_quantise_int8_rows", "quantise_fp8_rows", "quantise_launch",
+           "quantise_rows"]  # fmt: skip
