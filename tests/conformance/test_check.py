@@ -39,3 +39,8 @@ def test_what_is_random_is_what_another_seed_changes(p: float, is_random: bool, 
         return torch.where(torch.rand(8) < p, x, -x)
 
     assert check._is_random(info, SimpleNamespace(input=torch.ones(8), args=(), kwargs={})) is is_random
+
+
+def test_an_exact_reference_of_integers_is_in_float64() -> None:
+    (found,) = check._exactly(lambda arguments: arguments[0].sqrt(), (torch.arange(5), (), {}))
+    assert found.dtype == torch.float64 and torch.get_default_dtype() == torch.float32
