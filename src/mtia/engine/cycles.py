@@ -262,22 +262,25 @@ def _matmul(command: Command, spec: ChipSpec) -> Cost:
 
 @rule(c.ScaledMatMul)
 def _scaled_matmul(command: Command, spec: ChipSpec) -> Cost:
-    """At the rate of the wider format. Without a unit for it, both operands are unpacked on the vector cores first and
-    the engine multiplies bfloat16 (chips/multiply.py)."""
+    """At the rate of the wider format, plain 16-bit ones too. Without a unit for block formats, what is block-scaled is
+    unpacked on the vector cores first and the engine multiplies 16-bit numbers (chips/multiply.py)."""
     assert isinstance(command, c.ScaledMatMul)
     path = multiply_path(spec, command.rate, what="tl.dot_scaled")
     packed = 2 if command.a_format == "e2m1" else 1
     if not path.unpack_passes:
-        return _dot(command, path.rate, 1, spec, b_at=2, packed=packed)
+        return _dot(command, command.plain or path.rate, 1, spec, b_at=2, packed=packed)
     return _unpacked_dot(command, path, packed, spec)
 
 
 def _unpacked_dot(command: c.ScaledMatMul, path: MultiplyPath, packed: int, spec: ChipSpec) -> Cost:
-    """Every element of both operands passes the vector cores and is written to local memory as bfloat16."""
+    """Every block-scaled element passes the vector cores and is written to local memory as a 16-bit number."""
     wide = Element.BF16
-    cost = _dot(command, path.rate, 1, spec, b_at=2, packed=packed, n_bytes=wide.n_bytes)
-    packed_b = 2 if command.b_format == "e2m1" else 1
-    n = command.operands[0].type.n_elements * packed + command.operands[2].type.n_elements * packed_b
+    cost = _dot(command, command.plain or path.rate, 1, spec, b_at=2, packed=packed, n_bytes=wide.n_bytes)
+    n = sum(
+        command.operands[at].type.n_elements * (2 if form == "e2m1" else 1)
+        for at, form in ((0, command.a_format), (2, command.b_format))
+        if form != command.plain
+    )
     lanes = spec.pe.cores.vector_cores * spec.pe.cores.vector_bytes_per_cycle / wide.n_bytes
     passes = int(path.unpack_passes * n)
     return replace(

@@ -261,18 +261,23 @@ class MatMul(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScaledMatMul(Command):
-    """MatMul on block-scaled operands (a, a_scale, b, b_scale, c); absent scales are listed in `absent`."""
+    """MatMul on block-scaled operands (a, a_scale, b, b_scale, c). One of them may be plain: bf16 or fp16, its scales 1."""
 
     unit: ClassVar[Unit] = Unit.DPE
     mnemonic: ClassVar[str] = "scaled_matmul"
     a_format: str
     b_format: str
-    absent: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> str:
+        """The 16-bit format of an operand that is not block-scaled, "" where both are."""
+        return next((f for f in (self.a_format, self.b_format) if f in ("bf16", "fp16")), "")
 
     @property
     def rate(self) -> str:
-        """The entry of a chip's multiply rates: that of the wider operand."""
-        return "mx4" if self.a_format == self.b_format == "e2m1" else "mx8"
+        """The block format that the chip must read, as its multiply rates name it: the wider of the scaled operands."""
+        scaled = {f for f in (self.a_format, self.b_format) if f != self.plain}
+        return "mx4" if scaled == {"e2m1"} else "mx8"
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

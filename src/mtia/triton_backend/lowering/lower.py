@@ -164,6 +164,13 @@ class Lowerer:
         results = tuple(self.bind(name, type_) for name, type_ in zip(source.results, types, strict=True))
         self.out.append(cls(index=index, operands=operands, results=results, location=source.location, **fields))
 
+    def ones(self, op: TtirOp, lines: tuple[int, ...]) -> Value:
+        """The scales of an operand that has none: one a line, 2 to the power 127 - 127."""
+        one = Value(self.n_values, f"one{self.n_values}", TileType(Element.I8, (*lines, 1)))
+        self.n_values += 1
+        self.out.append(c.Constant(index=self.next_index(), results=(one,), value=127, location=op.location))
+        return one
+
     def values(self, op: TtirOp) -> tuple[Value, ...]:
         return tuple(self.use(v) for v in op.operands)
 
@@ -455,17 +462,22 @@ def lower_dot(self: Lowerer, op: TtirOp) -> None:
 
 @lowers("tt.dot_scaled")
 def lower_dot_scaled(self: Lowerer, op: TtirOp) -> None:
-    a_format, b_format = (re.search(rf"\b{side} = (\w+)", op.text) for side in ("lhs", "rhs"))
-    operands = self.values(op)
-    if a_format is None or b_format is None or len(operands) != 5:
-        self.unsupported(op, "both operands need a scale; multiply an unscaled one by tl.dot")
+    formats = [re.search(rf"\b{side} = (\w+)", op.text) for side in ("lhs", "rhs")]
+    operands = re.match(r"(%\S+)(?: scale (%[^\s,]+))?, (%\S+)(?: scale (%[^\s,]+))?, (%[^\s,]+)", op.text)
+    if operands is None or None in formats:
+        self.unsupported(op, f"operands and formats cannot be read from {op.text!r}")
+        return
+    a_format, b_format = (match[1] for match in formats if match)
+    a, a_scale, b, b_scale, accumulator = (self.use(name) if name else None for name in operands.groups())
+    assert a is not None and b is not None and accumulator is not None
+    rows, columns = a.type.shape[:-1], (*b.type.shape[:-2], b.type.shape[-1])
     self.emit(
         c.ScaledMatMul,
         op,
-        operands,
+        (a, a_scale or self.ones(op, rows), b, b_scale or self.ones(op, columns), accumulator),
         [_arrow_type(op)],
-        a_format=a_format[1],  # type: ignore[index]
-        b_format=b_format[1],  # type: ignore[index]
+        a_format=a_format,
+        b_format=b_format,
     )
 
 
