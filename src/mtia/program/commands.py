@@ -261,7 +261,7 @@ class MatMul(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScaledMatMul(Command):
-    """MatMul on block-scaled operands (a, a_scale, b, b_scale, c). One of them may be plain: bf16 or fp16, its scales 1."""
+    """MatMul on block-scaled operands (a, a_scale, b, b_scale, c). One may be plain, bf16 or fp16, its scales 1."""
 
     unit: ClassVar[Unit] = Unit.DPE
     mnemonic: ClassVar[str] = "scaled_matmul"
