@@ -136,6 +136,16 @@ def test_convolutions() -> None:
     )
 
 
+def test_transposed_convolution_rounds_once() -> None:
+    """bfloat16 is the double precision result rounded; integers beyond float32's are exact."""
+    x, w, bias = (torch.randn(*shape).bfloat16() for shape in ((1, 3, 5, 4), (3, 4, 3, 3), (4,)))
+    got = F.conv_transpose2d(x.to("mtia"), w.to("mtia"), bias.to("mtia"), stride=2).cpu().double()
+    exact = F.conv_transpose2d(x.double(), w.double(), bias.double(), stride=2)
+    assert ((got - exact).abs() <= exact.abs() * 2.0**-8 + 1e-6).all()
+    big = torch.tensor([[[2**25 + 1, 3]]])
+    check(lambda x, w: F.conv_transpose1d(x, w), big, torch.ones(1, 1, 2, dtype=torch.int64))
+
+
 def test_random_numbers() -> None:
     torch.mtia.manual_seed(5)
     a = torch.rand(20_000, device="mtia")

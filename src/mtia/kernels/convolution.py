@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-from mtia.kernels.copy import contiguous, fill
+from mtia.kernels.copy import cast, contiguous, fill
 from mtia.kernels.dtypes import compute_dtype
 from mtia.kernels.elementwise import Emitter, Operation, define, launch
 from mtia.kernels.matmul import multiply
@@ -58,7 +58,7 @@ def fold_operation(n: int) -> Operation:
     def body(k: Emitter) -> list[str]:
         lines = [
             *_coordinates(2 + n),
-            "total = tl.zeros(mask.shape, tl.float32)",
+            "total = tl.zeros(mask.shape, columns_ptr.dtype.element_ty)",
             "base = (c0 * channels + c1) * taps",
             "for tap in range(0, taps):",
             "    left = tap.to(tl.int64)",
@@ -75,7 +75,7 @@ def fold_operation(n: int) -> Operation:
         positions = " * ".join(f"n_out{d}" for d in range(n))
         lines += [
             f"    at = (base + tap) * ({positions}) + {offset}",
-            f"    total += tl.load(columns_ptr + at, mask={' & '.join(inside)}, other=0.0).to(tl.float32)",
+            f"    total += tl.load(columns_ptr + at, mask={' & '.join(inside)}, other=0)",
         ]
         return [*lines, k.store("out", "total")]
 
@@ -176,18 +176,24 @@ def _correlate(
     return out.view(N, n_out, *g.outer)
 
 
-def _spread(y: torch.Tensor, weight: torch.Tensor, g: Geometry, groups: int) -> torch.Tensor:
-    """out[N, C, *inner]: transpose of `_correlate` in x, for y [N, O, *outer] and weight [O, C / groups, *kernel]."""
+def _spread(
+    y: torch.Tensor, weight: torch.Tensor, g: Geometry, groups: int, bias: torch.Tensor | None = None
+) -> torch.Tensor:
+    """out[N, C, *inner]: transpose of `_correlate` in x, for y [N, O, *outer] and weight [O, C / groups, *kernel].
+
+    Narrow types are summed in float32 and rounded once.
+    """
     N, n_out = y.shape[:2]
     C = weight.shape[1] * groups
     rows = contiguous(y).view(N, groups, n_out // groups, g.positions)
     w = contiguous(weight).view(groups, n_out // groups, -1)
-    columns = torch.empty((N, groups, w.shape[2], g.positions), dtype=y.dtype, device=y.device)
+    kind = compute_dtype(y.dtype)
+    columns = torch.empty((N, groups, w.shape[2], g.positions), dtype=kind, device=y.device)
     for i in range(groups):
         multiply(w[i].t().expand(N, -1, -1), rows[:, i], columns[:, i])
-    out = torch.empty((N, C, *g.inner), dtype=y.dtype, device=y.device)
+    out = torch.empty((N, C, *g.inner), dtype=y.dtype if bias is None else kind, device=y.device)
     fold(columns, C, g, out)
-    return out
+    return out if bias is None else cast(out.add_(bias.view(1, -1, *([1] * g.n))), y.dtype)
 
 
 def _weight_gradient(x: torch.Tensor, y: torch.Tensor, shape: Sequence[int], g: Geometry, groups: int) -> torch.Tensor:
@@ -229,8 +235,7 @@ def convolution(
         g = Geometry(x.shape[2:], outer, kernel, stride, padding, dilation)
         return _correlate(x, weight, bias, g, groups)
     g = Geometry(outer, x.shape[2:], kernel, stride, padding, dilation)
-    out = _spread(x, weight, g, groups)
-    return out if bias is None else out.add_(bias.view(1, -1, *([1] * n)))
+    return _spread(x, weight, g, groups, bias)
 
 
 @aten("convolution_backward_overrideable")
