@@ -176,7 +176,9 @@ def torch_recipe() -> Recipe:
     except ImportError:
         sys.exit(NO_TORCH.format(python=sys.executable))
     abi = int(torch._C._GLIBCXX_USE_CXX11_ABI)
-    includes = [f"-isystem{path}" for path in (*cpp_extension.include_paths(), include)]
+    torch_includes = cpp_extension.include_paths()
+    kineto = os.path.join(torch_includes[0], "kineto")
+    includes = [f"-isystem{path}" for path in (*torch_includes, kineto, include)]
     flags = (
         "-O2",
         "-std=c++20",

@@ -132,19 +132,21 @@ class MisalignedAccess(MtiaError):
         address: int,
         alignment_bytes: int,
         chip: str = "",
+        report: str = "",
     ) -> None:
         who = chip or "this chip"
         super().__init__(
             f"{line}: kernel {kernel!r}, program instance {tuple(instance)}: address {address:#x} of "
             f"{argument!r} is not a multiple of {alignment_bytes} bytes, which a DMA of {who} needs. Pad "
-            f"rows to {alignment_bytes} bytes; MTIA_STRICT=0 goes on with a warning."
+            f"rows to {alignment_bytes} bytes; MTIA_STRICT=0 goes on with a warning.{_below(report)}"
         )
         self.kernel, self.instance, self.line, self.argument = kernel, tuple(instance), line, argument
         self.address, self.alignment_bytes, self.chip = address, alignment_bytes, chip
 
 
 class OutOfBoundsAccess(MtiaError, IndexError):
-    """`offset_bytes` from the start of the allocation that the argument points into; negative is before it."""
+    """`offset_bytes` from the start of the allocation that the argument points into (or of the view, where the access
+    stays in the allocation and leaves the view); negative is before it."""
 
     def __init__(
         self,
@@ -157,15 +159,88 @@ class OutOfBoundsAccess(MtiaError, IndexError):
         offset_bytes: int,
         allocation_bytes: int,
         access: str = "load",
+        bounds: str = "allocation",
+        report: str = "",
     ) -> None:
         super().__init__(
             f"{line}: kernel {kernel!r}, program instance {tuple(instance)}: {access} at {address:#x}, "
-            f"offset {offset_bytes:,} bytes of {argument!r}, whose allocation has {allocation_bytes:,} "
-            f"bytes. Mask the access, or check the strides and the grid."
+            f"offset {offset_bytes:,} bytes of {argument!r}, whose {bounds} has {allocation_bytes:,} "
+            f"bytes. Mask the access, or check the strides and the grid.{_below(report)}"
         )
         self.kernel, self.instance, self.line = kernel, tuple(instance), line
         self.argument, self.access = argument, access
         self.address, self.offset_bytes, self.allocation_bytes = address, offset_bytes, allocation_bytes
+
+
+class UnalignedElement(MtiaError):
+    """An element that does not lie at a multiple of its own size (found under MTIA_SANITIZE)."""
+
+    def __init__(
+        self, kernel: str, *, instance: Sequence[int], line: str, argument: str, address: int, element_bytes: int,
+        access: str, report: str = "",
+    ) -> None:  # fmt: skip
+        super().__init__(
+            f"{line}: kernel {kernel!r}, program instance {tuple(instance)}: misaligned {access} at {address:#x} of "
+            f"{argument!r}: an element of {element_bytes} bytes lies at a multiple of {element_bytes}. Check the "
+            f"pointer arithmetic, and casts of the pointer to a wider type.{_below(report)}"
+        )
+        self.kernel, self.instance, self.line, self.argument = kernel, tuple(instance), line, argument
+        self.address, self.element_bytes, self.access = address, element_bytes, access
+
+
+class UninitializedRead(MtiaError):
+    """A kernel reads bytes that nothing has written since they were allocated (found under MTIA_SANITIZE)."""
+
+    def __init__(
+        self, kernel: str, *, instance: Sequence[int], line: str, argument: str, address: int, offset_bytes: int,
+        access: str, report: str = "",
+    ) -> None:  # fmt: skip
+        super().__init__(
+            f"{line}: kernel {kernel!r}, program instance {tuple(instance)}: {access} of uninitialised memory at "
+            f"{address:#x}, offset {offset_bytes:,} bytes of {argument!r}: neither a kernel nor a copy has written it. "
+            f"Fill the tensor (torch.zeros), or mask what the writer left out.{_below(report)}"
+        )
+        self.kernel, self.instance, self.line, self.argument = kernel, tuple(instance), line, argument
+        self.address, self.offset_bytes, self.access = address, offset_bytes, access
+
+
+class RaceBetweenInstances(MtiaError):
+    """Two program instances of one launch touch one byte, one of them by a plain store, with no atomic between."""
+
+    def __init__(
+        self, kernel: str, *, instance: Sequence[int], other: Sequence[int], line: str, other_line: str, argument: str,
+        address: int, offset_bytes: int, access: str, other_access: str, report: str = "",
+    ) -> None:  # fmt: skip
+        super().__init__(
+            f"{line}: kernel {kernel!r}, program instance {tuple(instance)}: {access} at {address:#x}, offset "
+            f"{offset_bytes:,} bytes of {argument!r}, races with the {other_access} of program instance {tuple(other)} "
+            f"at {other_line}: instances run in any order, and no atomic lies between. Give each instance bytes of its "
+            f"own, use tl.atomic_*, or split the kernel in two launches.{_below(report)}"
+        )
+        self.kernel, self.instance, self.other, self.line = kernel, tuple(instance), tuple(other), line
+        self.other_line, self.argument, self.address, self.offset_bytes = other_line, argument, address, offset_bytes
+        self.access, self.other_access = access, other_access
+
+
+class UseAfterFree(MtiaError):
+    """A kernel reaches memory through a pointer whose tensor is gone (found under MTIA_SANITIZE)."""
+
+    def __init__(
+        self, kernel: str, *, instance: Sequence[int], line: str, argument: str, address: int, access: str,
+        report: str = "",
+    ) -> None:  # fmt: skip
+        super().__init__(
+            f"{line}: kernel {kernel!r}, program instance {tuple(instance)}: {access} at {address:#x} of {argument!r}, "
+            f"use after free: the tensor that owned this memory is gone. Keep it alive as long as its address is used "
+            f"(raw pointers, and graphs that are replayed).{_below(report)}"
+        )
+        self.kernel, self.instance, self.line, self.argument = kernel, tuple(instance), line, argument
+        self.address, self.access = address, access
+
+
+def _below(report: str) -> str:
+    """The sanitizer's report of a tensor and its allocation, on lines of their own."""
+    return f"\n{report}" if report else ""
 
 
 class KernelAssertion(MtiaError, AssertionError):
@@ -220,6 +295,7 @@ class HostFallbackRefused(MtiaError, RuntimeError):
 
 __all__ = [
     "BadProblem", "ChipFileError", "Deadlock", "HostFallbackRefused", "KernelAssertion", "KnobError",
-    "MisalignedAccess", "MtiaError", "OutOfBoundsAccess", "OutOfLocalMemory", "ProgramError", "TooManyCircularBuffers",
-    "UninitializedError", "UnknownChip", "UnsupportedDtype", "UnsupportedOperation", "did_you_mean",
+    "MisalignedAccess", "MtiaError", "OutOfBoundsAccess", "OutOfLocalMemory", "ProgramError", "RaceBetweenInstances",
+    "TooManyCircularBuffers", "UnalignedElement", "UninitializedError", "UninitializedRead", "UnknownChip",
+    "UnsupportedDtype", "UnsupportedOperation", "UseAfterFree", "did_you_mean",
 ]  # fmt: skip

@@ -104,7 +104,8 @@ TABLE: tuple[Knob, ...] = (
     Knob(field="interpret", parse=_boolean, allowed=_YES_NO, help="1: kernels run in the plain interpreter"),
     Knob(field="threads", parse=_integer(0, 1024), allowed="Write 0 to 1024.",
          help="host threads of the simulator; 0: as many as torch uses"),
-    Knob(field="sanitize", parse=_boolean, allowed=_YES_NO, help="1: check every access of every kernel"),
+    Knob(field="sanitize", parse=_boolean, allowed=_YES_NO,
+         help="1: check every access of every kernel (docs/sanitizer.md)"),
     Knob(field="verify", parse=_integer(0, 2), allowed="Write 0 to 2.",
          help="1: verify each TileProgram once; 2: verify and cross-check against the roof"),
 )  # fmt: skip
@@ -165,14 +166,30 @@ def reload() -> Knobs:
     """Read the environment again (a process that changed it, tests)."""
     global _environment
     _environment = None
-    return _from_process()
+    knobs = _from_process()
+    _tell_listeners()
+    return knobs
 
 
 def update(**settings: object) -> Knobs:
     """Change knobs for the rest of the process. Takes effect where no scope is open."""
     global _environment
     _environment = _changed(_from_process(), settings)
+    _tell_listeners()
     return _environment
+
+
+_listeners: list[Callable[[], None]] = []
+
+
+def on_change(listener: Callable[[], None]) -> None:
+    """Call `listener()` whenever other knobs come into force (a scope begins or ends, `update`, `reload`)."""
+    _listeners.append(listener)
+
+
+def _tell_listeners() -> None:
+    for listener in _listeners:
+        listener()
 
 
 @contextmanager
@@ -180,9 +197,11 @@ def scope(**settings: object) -> Iterator[Knobs]:
     """Knobs for a block: `with scope(chip="mtia200", strict=False): ...`. Scopes nest."""
     token = _scoped.set(_changed(get(), settings))
     try:
+        _tell_listeners()
         yield get()
     finally:
         _scoped.reset(token)
+        _tell_listeners()
 
 
 def _changed(knobs: Knobs, settings: Mapping[str, object]) -> Knobs:
@@ -209,6 +228,6 @@ def _text(value: object) -> str:
 assert {f.name for f in fields(Knobs)} == set(_BY_FIELD), "knobs.TABLE and knobs.Knobs must list the same fields"
 
 __all__ = [
-    "TABLE", "HostFallback", "Knob", "Knobs", "default_cache_dir", "describe", "from_environment", "get", "reload",
-    "scope", "update",
+    "TABLE", "HostFallback", "Knob", "Knobs", "default_cache_dir", "describe", "from_environment", "get", "on_change",
+    "reload", "scope", "update",
 ]  # fmt: skip

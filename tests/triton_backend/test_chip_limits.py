@@ -1,6 +1,7 @@
 """What a chip refuses in a user's kernel, and how it says so: kernel, program instance, line, limit, way out."""
 
 import inspect
+import re
 
 import pytest
 import torch
@@ -151,12 +152,49 @@ def test_a_host_tensor_is_refused():
         copy_block[(1,)](torch.ones(8), ones(8), 0, 8, BLOCK=8)
 
 
-def test_without_strict_the_limit_is_said_and_the_kernel_runs():
+def seconds_of(call):
+    with mtia.session() as seen:
+        call()
+    return sum(span.end_fs - span.start_fs for span in seen.spans if span.kind == "kernel") / 1e15
+
+
+def test_without_strict_the_limit_is_said_with_its_cost_and_the_kernel_runs():
     x, out = ones(32 * 64), ones(64)
-    with mtia.knobs.scope(strict=False), pytest.warns(ChipLimitWarning, match=r"a PE has 14.*does not include"):
+    with mtia.knobs.scope(strict=False), pytest.warns(ChipLimitWarning, match=r"a PE has 14.*in software costs .* %"):
         many_loads[(1,)](x, out, N=32, BLOCK=64)
     with pytest.raises(errors.TooManyCircularBuffers):  # and strict again refuses it
         many_loads[(1,)](x, out, N=32, BLOCK=64)
+
+
+def test_without_strict_a_tile_too_large_is_spilled_and_the_time_includes_it():
+    with mtia.use("mtia100"), mtia.knobs.scope(strict=False):
+        x = ones(256, 256)
+        out = torch.empty_like(x)
+        with pytest.warns(ChipLimitWarning, match=r"need 524,288 bytes.*costs (\d+\.\d+) µs") as said:
+            took_s = seconds_of(lambda: huge_tile[(1,)](x, out, ROWS=256, COLS=256))
+        spilled = 524_288 - 131_072
+        spec = mtia.chip()
+        cost_s = 2 * spilled / spec.noc.pe_bytes_per_s
+        said_s = float(re.search(r"costs (\d+\.\d+) µs", str(said[0].message))[1]) / 1e6
+        assert said_s == pytest.approx(cost_s, rel=0.01) and took_s > cost_s
+        assert torch.equal(out.cpu(), torch.full((256, 256), 2.0))
+
+
+def test_without_strict_a_misaligned_copy_is_slower_than_an_aligned_one():
+    x, out = ones(4096), ones(2048)
+    with mtia.use("mtia100"), mtia.knobs.scope(strict=False):
+        aligned_s = seconds_of(lambda: copy_block[(2,)](x, out, 8, 2048, BLOCK=1024))
+        with pytest.warns(ChipLimitWarning, match=r"'x_ptr' is not a multiple of 32 bytes.*in software costs"):
+            shifted_s = seconds_of(lambda: copy_block[(2,)](x, out, 1, 2048, BLOCK=1024))
+    assert shifted_s > aligned_s
+
+
+def test_without_strict_fp8_is_multiplied_as_a_wider_type():
+    x, out = ones(32, 32), ones(32, 32)
+    warns = pytest.warns(ChipLimitWarning, match=r"mtia100 has no fp8.*in software costs")
+    with mtia.use("mtia100"), mtia.knobs.scope(strict=False), warns:
+        dot_fp8[(1,)](x, out, BLOCK=32)
+    assert torch.equal(out.cpu(), torch.full((32, 32), 32.0))
 
 
 def test_a_refused_dtype_names_the_first_generation_on_the_roadmap_that_has_it():

@@ -257,7 +257,8 @@ def _across(type_: TileType, dim: int, spec: ChipSpec) -> tuple[int, float]:
 def _matmul(command: Command, spec: ChipSpec) -> Cost:
     assert isinstance(command, c.MatMul)
     dtype, passes = _matmul_dtype(command, spec)
-    return _dot(command, dtype, passes, spec)
+    converted = dtype_of(command.operands[0].type.element) in _HOLDS and dtype in ("fp16", "bf16")
+    return _dot(command, dtype, passes, spec, n_bytes=Element.BF16.n_bytes if converted else 0)
 
 
 @rule(c.ScaledMatMul)
@@ -293,12 +294,24 @@ def _matmul_dtype(command: c.MatMul, spec: ChipSpec) -> tuple[str, int]:
     dtype = dtype_of(command.operands[0].type.element)
     have = spec.pe.dpe.mac_per_cycle
     if dtype != "fp32":
-        return dtype, 1
+        return _held_by(dtype, spec), 1
     if command.precision == "tf32" and "tf32" in have:
         return "tf32", 1
     if command.precision in SPLIT_PASSES and SPLIT_PASSES[command.precision][0] in have:
         return SPLIT_PASSES[command.precision]
     return "fp32", 1
+
+
+_HOLDS = {"fp8": ("fp16", "bf16"), "int8": ("fp16", "bf16")}
+
+
+def _held_by(dtype: str, spec: ChipSpec) -> str:
+    """The type itself, or, on a chip that lacks it (`program/fit.py` refuses that or has the operands converted), the
+    first wider one of the engine that holds all its values."""
+    have = spec.pe.dpe.mac_per_cycle
+    if dtype in have or dtype in spec.pe.cores.vector_mac_per_cycle:
+        return dtype
+    return next((wider for wider in _HOLDS.get(dtype, ()) if wider in have), dtype)
 
 
 def _dot(

@@ -29,6 +29,7 @@ class Graph:
     device: int = 0
     stream: int = 0
     is_capturing: bool = False
+    is_debugged: bool = False
     nodes: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
 
     def add(self, name: str, launch: Callable[[], object]) -> None:
@@ -47,6 +48,11 @@ def capturing(device: int, stream: int) -> Graph | None:
     if _active is not None and (_active.device, _active.stream) == (device, stream):
         return _active
     return None
+
+
+def pool_being_filled(device: int) -> int:
+    """The memory pool of the graph that a stream of this device captures, 0 where none does."""
+    return _active.pool if _active is not None and _active.device == device else 0
 
 
 def refuse_in_capture(what: str) -> None:
@@ -128,6 +134,20 @@ def pool_of(handle: int) -> int:
     return _graph(handle).pool
 
 
+def enable_debug(handle: int) -> None:
+    _graph(handle).is_debugged = True
+
+
+def debug_dump(handle: int, path: str) -> None:
+    """Write the nodes in submission order, one a line. Needs `enable_debug_mode()` first, as the interface says."""
+    graph = _graph(handle)
+    if not graph.is_debugged:
+        raise GraphError("debug_dump() without enable_debug_mode(); call that before capture")
+    with open(path, "w") as file:
+        file.write(f"graph {handle} on mtia:{graph.device}, pool {graph.pool}, {len(graph.nodes)} nodes\n")
+        file.writelines(f"{i:4d}  {name}\n" for i, (name, _) in enumerate(graph.nodes))
+
+
 def _leave_pool(graph: Graph) -> None:
     users = _users_of_pool.get(graph.pool)
     if users is None:
@@ -146,6 +166,6 @@ def _graph(handle: int) -> Graph:
 
 
 __all__ = [
-    "Graph", "GraphError", "capture_begin", "capture_end", "capturing", "create", "destroy", "instantiate", "new_pool",
-    "pool_of", "refuse_in_capture", "replay", "reset",
+    "Graph", "GraphError", "capture_begin", "capture_end", "capturing", "create", "debug_dump", "destroy",
+    "enable_debug", "instantiate", "new_pool", "pool_being_filled", "pool_of", "refuse_in_capture", "replay", "reset",
 ]  # fmt: skip

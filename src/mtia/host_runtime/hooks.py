@@ -6,7 +6,7 @@ from typing import Any
 
 from mtia import _C, knobs
 from mtia.chips.spec import ChipSpec
-from mtia.host_runtime import fallback, graphs, properties, silicon
+from mtia.host_runtime import allocations, fallback, graphs, profiling, properties, silicon
 from mtia.host_runtime.clock import clock
 from mtia.knobs import HostFallback
 
@@ -21,6 +21,8 @@ def initialize() -> None:
     silicon.on_change(_set_capacity)
     _set_capacity(silicon.chip())
     device_kernels.register()
+    allocations.follow_knob()
+    knobs.on_change(allocations.follow_knob)
 
 
 def _set_capacity(spec: ChipSpec) -> None:
@@ -48,6 +50,10 @@ def host_fallback(op: str, n_bytes_in: int, n_bytes_out: int, device: int) -> No
 
 
 fallback_notice = fallback.notice
+profiler_start = profiling.start
+profiler_stop = profiling.stop
+allocated = allocations.allocated
+freed = allocations.freed
 refuse_in_capture = graphs.refuse_in_capture
 
 # --- streams and events -----------------------------------------------------------------------------------------------
@@ -168,4 +174,6 @@ graph_instantiate = graphs.instantiate
 graph_replay = graphs.replay
 graph_reset = graphs.reset
 graph_pool = graphs.pool_of
+graph_enable_debug = graphs.enable_debug
+graph_debug_dump = graphs.debug_dump
 graph_pool_handle = graphs.new_pool

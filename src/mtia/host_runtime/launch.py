@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 
 from mtia import _C, knobs
 from mtia.chips.spec import ChipSpec
+from mtia.engine import limits
 from mtia.engine.functional import interpreter, tape
 from mtia.engine.functional.interpreter import Launch
 from mtia.engine.functional.memory import UNCHECKED, Allocation
@@ -26,16 +27,16 @@ from mtia.engine.memory import Ranges, Residency
 from mtia.engine.roof import footprints
 from mtia.engine.timeline import KernelTiming
 from mtia.engine.timing import run_timed
-from mtia.engine.trace import Trace
-from mtia.errors import MisalignedAccess
-from mtia.host_runtime import graphs, silicon
+from mtia.engine.trace import Access, Trace
+from mtia.errors import MisalignedAccess, MtiaError, OutOfBoundsAccess
+from mtia.host_runtime import graphs, sanitizer, silicon
 from mtia.host_runtime.clock import clock
 from mtia.host_runtime.record import Kind, Work
 from mtia.program import commands as c
 from mtia.program.dataflow import dataflow_of
-from mtia.program.fit import fit
+from mtia.program.fit import ChipLimitWarning, Excess, fit
 from mtia.program.program import TileProgram
-from mtia.units import fs_to_s
+from mtia.units import format_time, fs_to_s
 
 MOST_INDEX_BYTES = 1 << 16  # of index data in the key of a timing
 MOST_DATA_TIMINGS = 256  # timings kept of a program whose addresses come from memory
@@ -77,6 +78,7 @@ class Site:
     """What is known of one program on one chip."""
 
     program: TileProgram
+    excess: tuple[Excess, ...]  # where it goes beyond the chip
     pointers: tuple[int, ...]
     data_dependent: bool
     index_loads: frozenset[int]  # load commands whose values decide addresses, masks or control
@@ -107,12 +109,13 @@ def _inductor_folder() -> str:
 
 def site_of(program: TileProgram, spec: ChipSpec) -> Site:
     """The program fitted to the chip, once. Raises what `fit` raises."""
-    strict = knobs.get().strict and is_user_kernel(program)
+    strict, users = knobs.get().strict, is_user_kernel(program)
     known = _sites.get((id(program), id(spec), strict))
     if known is None:
-        fitted = fit(program, spec, strict=strict)
+        fitted, excess = fit(program, spec, strict=strict and users, strict_dtypes=strict)
         pointers = tuple(i for i, p in enumerate(program.parameters) if p.value.type.is_pointer)
-        known = (program, spec, Site(fitted, pointers, dataflow_of(fitted).data_dependent, _index_loads(fitted)))
+        site = Site(fitted, excess, pointers, dataflow_of(fitted).data_dependent, _index_loads(fitted))
+        known = (program, spec, site)
         _sites[(id(program), id(spec), strict)] = known
     return known[2]
 
@@ -142,7 +145,7 @@ def launch(program: TileProgram, grid: tuple[int, int, int], arguments: Sequence
     device = _device_of(arguments)
     graph = graphs.capturing(device, stream)
     if graph is not None:
-        kept = list(arguments)
+        kept = sanitizer.captured(arguments, graph.pool) if knobs.get().sanitize else list(arguments)
         graph.add(program.name, lambda: launch_now(program, grid, kept, stream, device))
         return
     launch_now(program, grid, arguments, stream, device)
@@ -154,12 +157,22 @@ def launch_now(
     spec = silicon.chip()
     site = site_of(program, spec)
     plain = [_plain(a) for a in arguments]
-    values = knobs.get().values
-    allocations = _allocations(site, plain) if values or site.data_dependent else ()
+    values, sanitize = knobs.get().values, knobs.get().sanitize
+    if sanitize:
+        allocations = sanitizer.allocations_of(program, site.pointers, arguments)
+    else:
+        allocations = _allocations(site, plain) if values or site.data_dependent else ()
     request = Launch(program=site.program, grid=grid, arguments=plain, allocations=allocations)
-    timed = _timed(request, site, spec, residency_of(device, spec))
-    if values:
-        (interpreter.run if knobs.get().interpret else tape.run)(request)
+    try:
+        timed = _timed(request, site, spec, residency_of(device, spec))
+        if values and sanitize:
+            sanitizer.run(request, site.pointers, arguments, users=is_user_kernel(program))
+        elif values:
+            (interpreter.run if knobs.get().interpret else tape.run)(request)
+    except (OutOfBoundsAccess, MisalignedAccess) as error:
+        if not sanitize:
+            raise
+        raise sanitizer.explained(error, program, arguments) from None
     clock().submit(device, stream, program.name, Kind.KERNEL, timed.timing.makespan_fs, None, timed.work)
 
 
@@ -297,8 +310,8 @@ def _time(
     touched: tuple[Touched, ...] | None = None,
 ) -> Timed:
     trace = trace if trace is not None else trace_launch(request)
-    _check_alignment(trace, request, spec)
-    timing = run_timed(trace, spec, residency)
+    excess = [*site.excess, *_misaligned(trace, request, spec)]
+    timing = _with_software_paths(run_timed(trace, spec, residency), excess, trace, spec)
     touched = touched if touched is not None else _touched(trace, request.arguments)
     work = Work(
         n_bytes=timing.requested_bytes,
@@ -349,9 +362,29 @@ def _touched(trace: Trace, arguments: Sequence[Any]) -> tuple[Touched, ...]:
     )
 
 
-def _check_alignment(trace: Trace, request: Launch, spec: ChipSpec) -> None:
+def _with_software_paths(timing: KernelTiming, excess: Sequence[Excess], trace: Trace, spec: ChipSpec) -> KernelTiming:
+    """The timing with the cost of what the chip cannot do, and a warning for each limit that says it."""
+    if not excess:
+        return timing
+    whole, costs = limits.with_software_path(timing, excess, trace, spec)
+    by_error: dict[int, tuple[MtiaError, int]] = {}
+    for one, cost in zip(excess, costs, strict=True):
+        by_error[id(one.error)] = (one.error, by_error.get(id(one.error), (one.error, 0))[1] + cost)
+    for error, cost in by_error.values():
+        share = 100 * cost / whole.makespan_fs if whole.makespan_fs else 0.0
+        warnings.warn(
+            f"{error} Going on in software costs {format_time(fs_to_s(cost))}, {share:.0f} % of the kernel's "
+            f"{format_time(fs_to_s(whole.makespan_fs))}; the time includes it.",
+            ChipLimitWarning,
+            stacklevel=2,
+        )
+    return whole
+
+
+def _misaligned(trace: Trace, request: Launch, spec: ChipSpec) -> Iterator[Excess]:
     """A DMA of this chip takes addresses that are multiples of `alignment_bytes`. Ours and Inductor's kernels get the
-    bytes around them and shift in local memory, as a compiler would; a user's kernel is refused (MTIA_STRICT)."""
+    bytes around them and shift in local memory, as a compiler would; a user's kernel is refused, or (MTIA_STRICT=0)
+    pays for that."""
     alignment = spec.pe.dma.alignment_bytes
     program = request.program
     if alignment <= 1 or not is_user_kernel(program):
@@ -362,15 +395,18 @@ def _check_alignment(trace: Trace, request: Launch, spec: ChipSpec) -> None:
             continue
         bad = (np.broadcast_to(np.asarray(a.base), (trace.n_programs,)) % alignment != 0) & (np.asarray(a.n_bytes) > 0)
         if bad.any():
-            _refuse_misaligned(program, step.command, a, int(bad.argmax()), trace.grid, spec)
+            error = _misaligned_error(program, step.command, a, int(bad.argmax()), trace.grid, spec)
+            if knobs.get().strict:
+                raise error
+            yield Excess(error, step.command, "shift", a.rows * a.row_bytes, rows=a.rows)
 
 
-def _refuse_misaligned(
-    program: TileProgram, command: int, access: Any, at: int, grid: tuple[int, int, int], spec: ChipSpec
-) -> None:
+def _misaligned_error(
+    program: TileProgram, command: int, access: Access, at: int, grid: tuple[int, int, int], spec: ChipSpec
+) -> MisalignedAccess:
     address = int(access.base if isinstance(access.base, int) else access.base[at])
     name = program.parameters[access.parameter].value.name if access.parameter >= 0 else "?"
-    error = MisalignedAccess(
+    return MisalignedAccess(
         program.name,
         instance=(at % grid[0], at // grid[0] % grid[1], at // (grid[0] * grid[1])),
         line=str(program.commands[command].location),
@@ -379,9 +415,6 @@ def _refuse_misaligned(
         alignment_bytes=spec.pe.dma.alignment_bytes,
         chip=spec.name,
     )
-    if knobs.get().strict:
-        raise error
-    warnings.warn(str(error), stacklevel=2)
 
 
 # --- asking for a time without launching ------------------------------------------------------------------------------
@@ -398,7 +431,9 @@ def time_program(
     spec = spec if spec is not None else silicon.chip()
     site = site_of(program, spec)
     request = Launch(program=site.program, grid=grid, arguments=[_plain(a) for a in arguments])
-    return run_timed(trace_launch(request), spec, residency)
+    trace = trace_launch(request)
+    timing = run_timed(trace, spec, residency)
+    return _with_software_paths(timing, site.excess, trace, spec)
 
 
 def time_kernel(

@@ -8,7 +8,7 @@ for line in log.summary(): print(line.name, line.n_calls, line.time_s)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -118,28 +118,38 @@ def _line(kind: Kind, name: str, spans: list[Span]) -> Line:
     )
 
 
-_open: list[Session] = []
+_listeners: list[Callable[[Span], None]] = []
+
+
+def listen(listener: Callable[[Span], None]) -> None:
+    """Call `listener(span)` for each span as it is submitted, until `ignore(listener)`."""
+    _listeners.append(listener)
+
+
+def ignore(listener: Callable[[Span], None]) -> None:
+    _listeners.remove(listener)
 
 
 @contextmanager
 def session() -> Iterator[Session]:
     """Record every span submitted in the block, by any thread. Sessions nest; each gets all."""
     log = Session()
-    _open.append(log)
+    listener = log.spans.append
+    listen(listener)
     try:
         yield log
     finally:
-        _open.remove(log)
+        ignore(listener)
 
 
 def is_recording() -> bool:
-    return bool(_open)
+    return bool(_listeners)
 
 
 def add(span: Span) -> None:
-    """Hand a span to all open sessions (the clock does)."""
-    for log in _open:
-        log.spans.append(span)
+    """Hand a span to all who listen (the clock does)."""
+    for listener in _listeners:
+        listener(span)
 
 
-__all__ = ["NO_WORK", "Kind", "Line", "Session", "Span", "Work", "add", "is_recording", "session"]
+__all__ = ["NO_WORK", "Kind", "Line", "Session", "Span", "Work", "add", "ignore", "is_recording", "listen", "session"]

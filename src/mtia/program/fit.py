@@ -6,11 +6,10 @@ the work on the tile before them. Only circular buffers are counted; what loops 
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from mtia.chips.multiply import multiply_path, path_or_none, refused
+from mtia.chips.multiply import path_or_none, refused
 from mtia.chips.spec import ChipSpec
 from mtia.errors import MtiaError, OutOfLocalMemory, TooManyCircularBuffers
 from mtia.program import commands as c
@@ -28,32 +27,80 @@ _TRITON_NAME = {c.MatMul: "tl.dot", c.ScaledMatMul: "tl.dot_scaled"}
 _FLOAT8 = (Element.F8E4M3, Element.F8E5M2)
 
 
-def fit(program: TileProgram, spec: ChipSpec, *, strict: bool = True) -> TileProgram:
-    """The program with the slots this chip has room for. Raises UnsupportedDtype, TooManyCircularBuffers and
-    OutOfLocalMemory; without `strict` the last two are ChipLimitWarnings and the program runs as if it fit."""
-    check_dtypes(program, spec)
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """Where a program goes beyond its chip, and what a compiler would do instead at each execution of `command`.
+
+    `kind` and `amount`: "copy" or "spill" so many bytes, "convert" so many elements, "shift" so many bytes in `rows`
+    rows; engine/limits.py says what each costs."""
+
+    error: MtiaError
+    command: int
+    kind: str
+    amount: int
+    rows: int = 0
+
+
+def fit(
+    program: TileProgram, spec: ChipSpec, *, strict: bool = True, strict_dtypes: bool = True
+) -> tuple[TileProgram, tuple[Excess, ...]]:
+    """The program with the slots this chip has room for, and where it goes beyond the chip all the same.
+
+    Raises UnsupportedDtype (`strict_dtypes`), TooManyCircularBuffers and OutOfLocalMemory (`strict`)."""
+    excess = [*check_dtypes(program, spec, strict=strict_dtypes)]
     buffers = share_buffers(program, spec.pe.circular_buffers)
     if _total(buffers) > spec.pe.local_memory_bytes and len({b.id for b in buffers}) == len(buffers):
         buffers = share_by_tensor(program)
-    used = len({b.id for b in buffers})
-    if used > spec.pe.circular_buffers:
-        limit, source = spec.pe.circular_buffers, _source(spec, "pe.circular_buffers")
-        _refuse(TooManyCircularBuffers(program.name, needed=used, limit=limit, source=source), strict=strict)
-    fitted = replace(program, buffers=_reduce_slots(program, buffers, spec.pe.local_memory_bytes, strict=strict))
+    excess += _too_many(program, buffers, spec, strict=strict)
+    buffers = _reduce_slots(program, buffers, spec.pe.local_memory_bytes)
+    excess += _too_large(program, buffers, spec, strict=strict)
+    fitted = replace(program, buffers=buffers)
     for name in ("_plan", "_dataflow"):  # what is known of the commands stays true
         if name in program.__dict__:
             object.__setattr__(fitted, name, program.__dict__[name])
-    return fitted
+    return fitted, tuple(excess)
 
 
 class ChipLimitWarning(UserWarning):
-    """A program goes beyond a limit of the chip and runs as if it did not; its time is optimistic."""
+    """A program goes beyond a limit of the chip; its time includes what the software path would cost."""
 
 
-def _refuse(error: MtiaError, *, strict: bool) -> None:
+def _too_many(
+    program: TileProgram, buffers: Sequence[CircularBuffer], spec: ChipSpec, *, strict: bool
+) -> Iterator[Excess]:
+    """Tiles beyond the last circular buffer are copied through a staging buffer."""
+    ids = sorted({b.id for b in buffers})
+    limit = spec.pe.circular_buffers
+    if len(ids) <= limit:
+        return
+    source = _source(spec, "pe.circular_buffers")
+    error = TooManyCircularBuffers(program.name, needed=len(ids), limit=limit, source=source)
     if strict:
         raise error
-    warnings.warn(f"{error} Its time does not include what a split would cost.", ChipLimitWarning, stacklevel=3)
+    kept = set(ids[:limit])
+    yield from (Excess(error, b.command, "copy", b.tile.n_bytes) for b in buffers if b.id not in kept)
+
+
+def _too_large(
+    program: TileProgram, buffers: Sequence[CircularBuffer], spec: ChipSpec, *, strict: bool
+) -> Iterator[Excess]:
+    """What local memory has no room for, of the largest tiles first, is spilled."""
+    needed, limit = _total(buffers), spec.pe.local_memory_bytes
+    if needed <= limit:
+        return
+    largest = max(buffers, key=lambda b: b.n_bytes)
+    where = f"cb{largest.id}: {largest.tile} at {program.commands[largest.command].location}"
+    error = OutOfLocalMemory(f"kernel {program.name!r}", needed_bytes=needed, limit_bytes=limit, largest=where)
+    if strict:
+        raise error
+    over, spilled = needed - limit, set()
+    for b in sorted(buffers, key=lambda b: -b.n_bytes):
+        if over <= 0:
+            return
+        if b.id not in spilled:
+            spilled.add(b.id)
+            yield Excess(error, b.command, "spill", min(over, b.n_bytes))
+            over -= b.n_bytes
 
 
 def _source(spec: ChipSpec, figure: str) -> str:
@@ -61,19 +108,27 @@ def _source(spec: ChipSpec, figure: str) -> str:
     return f"{spec.name}: {known.source.text}" if known is not None else spec.name
 
 
-def check_dtypes(program: TileProgram, spec: ChipSpec) -> None:
-    """Raises UnsupportedDtype where the program multiplies in, or holds, a type this chip lacks. fp32 multiplies take
-    the vector cores where the dot product engine has no fp32 path, so they are never refused."""
-    holds_fp8 = path_or_none(spec, "fp8") is not None
+def check_dtypes(program: TileProgram, spec: ChipSpec, *, strict: bool = True) -> Iterator[Excess]:
+    """Where the program multiplies in, or holds, a type this chip lacks: UnsupportedDtype, or (not `strict`) operands
+    that are converted to a wider type first. fp32 multiplies take the vector cores where the dot product engine has no
+    fp32 path, so they are never refused; tl.dot_scaled is, strict or not, where the file gives no cost of unpacking."""
     for command in program.commands:
-        dtype = _multiplied(command)
-        if dtype is not None:
-            multiply_path(
-                spec, dtype, what=f"{command.location}: kernel {program.name!r}, {_TRITON_NAME[type(command)]}"
-            )
-        for value in (*command.operands, *command.results):
-            if value.type.element in _FLOAT8 and not holds_fp8:
-                raise refused(spec, "fp8", what=f"{command.location}: kernel {program.name!r}, {value}")
+        for what, dtype, n_elements in _lacking(program, command, spec):
+            error = refused(spec, dtype, what=f"{command.location}: kernel {program.name!r}, {what}")
+            if strict or isinstance(command, c.ScaledMatMul):
+                raise error
+            yield Excess(error, command.index, "convert", n_elements)
+
+
+def _lacking(program: TileProgram, command: c.Command, spec: ChipSpec) -> Iterator[tuple[str, str, int]]:
+    """(what, type, elements to convert) of a command that uses a type the chip lacks."""
+    dtype = _multiplied(command)
+    if dtype is not None and path_or_none(spec, dtype) is None:
+        yield _TRITON_NAME[type(command)], dtype, sum(o.type.n_elements for o in command.operands[:2])
+        return
+    narrow = [v for v in (*command.operands, *command.results) if v.type.element in _FLOAT8]
+    if narrow and path_or_none(spec, "fp8") is None:
+        yield str(narrow[0]), "fp8", max(v.type.n_elements for v in narrow)
 
 
 def _multiplied(command: c.Command) -> str | None:
@@ -183,19 +238,11 @@ def _total(buffers: Sequence[CircularBuffer]) -> int:
 
 
 def _reduce_slots(
-    program: TileProgram, buffers: Sequence[CircularBuffer], limit_bytes: int, *, strict: bool
+    program: TileProgram, buffers: Sequence[CircularBuffer], limit_bytes: int
 ) -> tuple[CircularBuffer, ...]:
-    """One slot less where it frees most, until all fit."""
+    """One slot less where it frees most, until all fit or each has one."""
     kept = list(buffers)
-    while _total(kept) > limit_bytes:
-        candidates = [b for b in kept if b.slots > 1]
-        if not candidates:
-            largest = max(kept, key=lambda b: b.n_bytes)
-            where = f"cb{largest.id}: {largest.tile} at {program.commands[largest.command].location}"
-            needed = _total(kept)
-            name = f"kernel {program.name!r}"
-            _refuse(OutOfLocalMemory(name, needed_bytes=needed, limit_bytes=limit_bytes, largest=where), strict=strict)
-            break
+    while _total(kept) > limit_bytes and (candidates := [b for b in kept if b.slots > 1]):
         victim = max(candidates, key=lambda b: (b.tile.n_bytes, -b.command))
         kept = [replace(b, slots=b.slots - 1) if b.id == victim.id and b.slots == victim.slots else b for b in kept]
     return tuple(kept)

@@ -42,6 +42,7 @@ def load() -> None:
     _C.set_device_count(_device_count())
     _C.set_callbacks(_LazyHooks())
     _C.install_allocators()
+    _C.register_profiler()
     patches.install()
     _registered = True
 

@@ -17,6 +17,7 @@ from typing import Any
 def install() -> None:
     """Apply what can be applied now, and leave the rest to imports."""
     _empty_strided()
+    _unpickling()
     sys.meta_path.insert(0, _PatchOnImport())
     for name in list(PATCHES):
         if name in sys.modules:
@@ -32,6 +33,23 @@ def _empty_strided() -> None:
         return torch.empty_strided(size, stride, dtype=dtype, device="mtia")
 
     torch._C._dynamo.guards._empty_strided_mtia = empty_strided_mtia  # type: ignore[attr-defined]
+
+
+def _unpickling() -> None:
+    """A pickled device tensor is rebuilt by `data.to(device)` and then told its `requires_grad`, which is refused where
+    the data required it already: the copy is no leaf."""
+    import torch
+    from torch import _utils
+
+    original = _utils._rebuild_device_tensor_from_cpu_tensor
+
+    def _rebuild_device_tensor_from_cpu_tensor(data: Any, dtype: Any, device: Any, requires_grad: bool) -> Any:
+        with torch.no_grad():
+            return original(data, dtype, device, requires_grad)
+
+    rebuilt = _rebuild_device_tensor_from_cpu_tensor
+    rebuilt.__module__, rebuilt.__qualname__ = original.__module__, original.__qualname__  # pickles name it
+    _utils._rebuild_device_tensor_from_cpu_tensor = rebuilt
 
 
 def _device_interface(module: ModuleType) -> None:
@@ -79,11 +97,29 @@ def _benchmarking(module: ModuleType) -> None:
     module.register_benchmarker("mtia", benchmark, override=True)
 
 
+def _profiler(module: ModuleType) -> None:
+    """torch.profiler gives an operator the time of its kernels for CUDA, XPU and PrivateUse1 rows alone; ours carry the
+    correlation id of the operator that submitted them."""
+    original = module.profile._parse_kineto_results
+
+    def parse_kineto_results(self: Any, *args: Any, **options: Any) -> Any:
+        events = original(self, *args, **options)
+        if self.use_device == "mtia":
+            operators = {e.id: e for e in events if e.device_type.name == "CPU" and not e.is_async}
+            for event in events:
+                if event.device_type.name == "MTIA" and event.id in operators:
+                    operators[event.id].append_kernel(event.name, event.device_index, event.time_range.elapsed_us())
+        return events
+
+    module.profile._parse_kineto_results = parse_kineto_results  # type: ignore[attr-defined]
+
+
 PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "torch._dynamo.device_interface": _device_interface,
     "torch.nn.attention.flex_attention": _flex_attention,
     "torch._inductor.kernel.flex.flex_decoding": _flex_decoding,
     "torch._inductor.runtime.benchmarking": _benchmarking,
+    "torch.autograd.profiler": _profiler,
 }
 
 

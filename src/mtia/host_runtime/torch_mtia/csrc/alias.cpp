@@ -33,6 +33,7 @@ at::Tensor copied_to_device(const at::Tensor& cpu_tensor, c10::Device device) {
   } else {
     cpu_alias(result).copy_(cpu_tensor);
   }
+  mark_storage_written(result);
   result._set_conj(cpu_tensor.is_conj());
   result._set_neg(cpu_tensor.is_neg());
   return result;
@@ -94,6 +95,7 @@ void Aliases::write_back() {
         at::native::resize_bytes_cpu(device_storage, cpu_storage.nbytes());
       }
       std::memcpy(device_storage->mutable_data(), cpu_storage.data(), cpu_storage.nbytes());
+      mark_storage_written(pair.device);
       n_bytes_out_ += static_cast<int64_t>(pair.cpu.nbytes());
     }
     if (pair.cpu.sizes() != pair.device.sizes() || pair.cpu.strides() != pair.device.strides() ||
@@ -102,6 +104,10 @@ void Aliases::write_back() {
                                                                pair.cpu.storage_offset());
     }
   }
+}
+
+void mark_storage_written(const at::Tensor& device_tensor) {
+  mark_written(device_tensor.storage().data(), device_tensor.storage().nbytes());
 }
 
 at::Tensor cpu_alias(const at::Tensor& device_tensor) {

@@ -35,6 +35,8 @@ class Aliases {
   int64_t n_bytes_out_ = 0;
 };
 
+// For the sanitizer: the host may have written any of the memory under the tensor.
+void mark_storage_written(const at::Tensor& device_tensor);
 at::Tensor cpu_alias(const at::Tensor& device_tensor);
 at::Tensor empty_strided_on(c10::Device device, at::IntArrayRef size, at::IntArrayRef stride, at::ScalarType dtype);
 

@@ -5,6 +5,7 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/Exception.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <iomanip>
@@ -76,9 +77,42 @@ std::string chip_title(int device_index) {
   TORCH_CHECK_WITH(OutOfMemoryError, false, text.str());
 }
 
+std::atomic<bool> tracking{false};
+std::atomic<bool> told_of_any{false};
+
+void tell_allocated(int device_index, void* address, size_t n_bytes) {
+  told_of_any = true;
+  Gil gil;
+  Py_DECREF(call_object("allocated", {device_index, static_cast<int64_t>(reinterpret_cast<uintptr_t>(address)),
+                                      static_cast<int64_t>(n_bytes)}));
+}
+
+bool interpreter_is_ending() {
+#if PY_VERSION_HEX >= 0x030D0000
+  return !Py_IsInitialized() || Py_IsFinalizing();
+#else
+  return !Py_IsInitialized() || _Py_IsFinalizing();
+#endif
+}
+
+// A free may come in the middle of anything, an exception on its way included; it never raises.
+void tell_freed(void* address) {
+  if (interpreter_is_ending()) return;
+  Gil gil;
+  PyObject *type, *value, *trace;
+  PyErr_Fetch(&type, &value, &trace);
+  PyObject* result = PyObject_CallMethod(callbacks(), "freed", "K",
+                                         static_cast<unsigned long long>(reinterpret_cast<uintptr_t>(address)));
+  if (result == nullptr) PyErr_WriteUnraisable(callbacks());
+  Py_XDECREF(result);
+  PyErr_Restore(type, value, trace);
+}
+
 void free_device(void* address) {
   const int index = device_of(reinterpret_cast<uintptr_t>(address));
-  if (index >= 0) arena(index).free(address);
+  if (index < 0) return;
+  if (told_of_any) tell_freed(address);
+  arena(index).free(address);
 }
 
 c10::CachingAllocator::StatArray every_pool(int64_t current, int64_t peak, int64_t allocated, int64_t freed) {
@@ -101,10 +135,14 @@ struct DeviceAllocator final : public c10::DeviceAllocator {
     OutOfMemory why{};
     auto address = arena(index).allocate(n_bytes, &why);
     if (!address) refuse(index, why);
+    if (tracking) tell_allocated(index, *address, n_bytes);
     return {*address, *address, &free_device, device};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &free_device; }
-  void copy_data(void* dest, const void* src, std::size_t count) const override { std::memcpy(dest, src, count); }
+  void copy_data(void* dest, const void* src, std::size_t count) const override {
+    std::memcpy(dest, src, count);
+    mark_written(dest, count);
+  }
 
   bool initialized() override { return true; }
   void emptyCache(c10::MempoolId_t) override { empty_cache(); }
@@ -252,6 +290,14 @@ void empty_cache() {
   for (int i = 0; i < mtia::device_count(); ++i) {
     if (arena_exists(i)) arena(i).trim();
   }
+}
+
+void track_allocations(bool on) { tracking = on; }
+
+void mark_written(const void* address, size_t n_bytes) {
+  const auto at = reinterpret_cast<uintptr_t>(address);
+  const int index = device_of(at);
+  if (index >= 0) arena(index).mark_written(at, n_bytes);
 }
 
 void install_allocators() {

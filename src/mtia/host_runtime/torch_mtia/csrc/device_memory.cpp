@@ -100,6 +100,10 @@ std::optional<void*> Arena::allocate(size_t requested_bytes, OutOfMemory* refuse
   const size_t bytes = round_up(requested_bytes);
   auto offset = take_from_pool(bytes);
   if (!offset) offset = take_free(bytes);
+  if (!offset && !quarantine_.empty()) {
+    release_quarantine(0);
+    offset = take_free(bytes);
+  }
   if (!offset) {
     stats_.n_out_of_memory++;
     const size_t allocated = static_cast<size_t>(stats_.allocated_bytes);
@@ -108,6 +112,7 @@ std::optional<void*> Arena::allocate(size_t requested_bytes, OutOfMemory* refuse
     return std::nullopt;
   }
   live_[*offset] = {bytes, requested_bytes, current_pool_};
+  forget_written(*offset, bytes);
   account_alloc(bytes, requested_bytes, *offset);
   return reinterpret_cast<void*>(base_ + *offset);
 }
@@ -124,6 +129,11 @@ void Arena::free(void* address) {
     pool_free_[block.pool].insert({block.bytes, offset});
     return;
   }
+  if (quarantine_limit_ != 0) {
+    quarantine_.push_back({offset, block.bytes});
+    quarantine_bytes_ += block.bytes;
+    return release_quarantine(quarantine_limit_);
+  }
   reclaim(offset, block.bytes);
   freed_since_trim_ += block.bytes;
   if (freed_since_trim_ >= kTrimBytes) trim_locked();
@@ -131,6 +141,52 @@ void Arena::free(void* address) {
 
 void Arena::reclaim(size_t offset, size_t bytes) {
   if (offset < capacity_) insert_free(offset, std::min(bytes, capacity_ - offset));
+}
+
+void Arena::release_quarantine(size_t keep_bytes) {
+  while (quarantine_bytes_ > keep_bytes) {
+    const auto [offset, bytes] = quarantine_.front();
+    quarantine_.pop_front();
+    quarantine_bytes_ -= bytes;
+    reclaim(offset, bytes);
+    freed_since_trim_ += bytes;
+  }
+  if (freed_since_trim_ >= kTrimBytes) trim_locked();
+}
+
+void Arena::set_quarantine(size_t bytes) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  quarantine_limit_ = bytes;
+  release_quarantine(bytes);
+}
+
+uint8_t* Arena::written_map() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (written_ == nullptr) {
+    void* start = mmap(nullptr, reserved_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (start == MAP_FAILED) {
+      throw std::runtime_error("MTIA_SANITIZE: the host refused " + std::to_string(reserved_) +
+                               " bytes of address space (" + std::strerror(errno) +
+                               "). Raise the limit (ulimit -v unlimited), or run without MTIA_SANITIZE.");
+    }
+    written_ = static_cast<uint8_t*>(start);
+  }
+  return written_;
+}
+
+void Arena::mark_written(uintptr_t address, size_t bytes) {
+  if (written_ == nullptr || address < base_ || address - base_ >= reserved_) return;
+  std::memset(written_ + (address - base_), 1, std::min(bytes, reserved_ - (address - base_)));
+}
+
+void Arena::forget_written(size_t offset, size_t bytes) {
+  if (written_ == nullptr) return;
+  constexpr size_t kPage = 4096;
+  const size_t start = std::min((offset + kPage - 1) / kPage * kPage, offset + bytes);
+  const size_t end = std::max((offset + bytes) / kPage * kPage, start);
+  std::memset(written_ + offset, 0, start - offset);
+  if (end > start) madvise(written_ + start, end - start, MADV_DONTNEED);
+  std::memset(written_ + end, 0, offset + bytes - end);
 }
 
 void Arena::set_pool(uint64_t pool) {
@@ -151,6 +207,7 @@ void Arena::set_capacity(size_t capacity_bytes) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (static_cast<size_t>(stats_.allocated_bytes) > capacity_bytes) throw std::length_error("live bytes exceed it");
   if (capacity_bytes > reserved_) throw std::length_error("capacity beyond the reserved address space");
+  release_quarantine(0);
   std::vector<std::pair<size_t, size_t>> used;
   for (const auto& [offset, block] : live_) used.push_back({offset, block.bytes});
   for (const auto& [pool, blocks] : pool_free_) {

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -89,6 +90,14 @@ class Arena {
   void record_history(bool on, size_t max_entries);
   std::vector<MemoryEvent> history() const;
 
+  // Freed blocks wait until this many bytes were freed after them, so that a stale pointer finds nobody else's data;
+  // they are handed out earlier only where nothing else is left. 0: none wait.
+  void set_quarantine(size_t bytes);
+
+  // A byte per byte of memory, 1 once somebody wrote it since its block was allocated (the sanitizer's).
+  uint8_t* written_map();                                 // made on first use
+  void mark_written(uintptr_t address, size_t bytes);     // nothing where there is no map
+
  private:
   struct Block {
     size_t bytes;
@@ -98,6 +107,8 @@ class Arena {
   using FreeBySize = std::set<std::pair<size_t, size_t>>;      // (bytes, offset)
 
   void reclaim(size_t offset, size_t bytes);
+  void release_quarantine(size_t keep_bytes);
+  void forget_written(size_t offset, size_t bytes);
   void insert_free(size_t offset, size_t bytes);
   void erase_free(std::map<size_t, size_t>::iterator it);
   std::optional<size_t> take_from_pool(size_t bytes);
@@ -116,6 +127,10 @@ class Arena {
   FreeBySize free_by_size_;
   std::map<uint64_t, FreeBySize> pool_free_;   // freed blocks a pool holds on to
   uint64_t current_pool_ = 0;
+  std::deque<std::pair<size_t, size_t>> quarantine_;      // (offset, bytes), oldest first
+  size_t quarantine_bytes_ = 0;
+  size_t quarantine_limit_ = 0;
+  uint8_t* written_ = nullptr;
   size_t freed_since_trim_ = 0;
   MemoryStats stats_;
   bool history_on_ = false;

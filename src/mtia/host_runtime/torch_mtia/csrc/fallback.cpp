@@ -152,6 +152,19 @@ void check_cpu_kernel(const c10::OperatorHandle& op) {
                               " has no kernel on mtia, and the CPU has none to stand in for it.");
 }
 
+// For the sanitizer: what the operator wrote of its arguments.
+void mark_written_arguments(const c10::OperatorHandle& op, const std::vector<c10::IValue>& arguments) {
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const auto* alias = op.schema().arguments()[i].alias_info();
+    if (alias == nullptr || !alias->isWrite()) continue;
+    if (arguments[i].isTensor() && arguments[i].toTensor().is_mtia()) mark_storage_written(arguments[i].toTensor());
+    if (!arguments[i].isTensorList()) continue;
+    for (const at::Tensor& tensor : arguments[i].toTensorVector()) {
+      if (tensor.is_mtia()) mark_storage_written(tensor);
+    }
+  }
+}
+
 void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack, const Translator& translator) {
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   std::optional<CpuRandomFromDevice> random;
@@ -165,11 +178,13 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   count_fallback(name);
   Translator translator;
   const size_t n_arguments = op.schema().arguments().size();
+  const std::vector<c10::IValue> arguments(stack->end() - static_cast<std::ptrdiff_t>(n_arguments), stack->end());
   for (size_t i = stack->size() - n_arguments; i < stack->size(); ++i) {
     (*stack)[i] = translator.to_cpu((*stack)[i]);
   }
   run_on_cpu(op, stack, translator);
   translator.aliases.write_back();
+  mark_written_arguments(op, arguments);
   if (!translator.results_stay_on_host()) {
     const size_t n_returns = op.schema().returns().size();
     for (size_t i = stack->size() - n_returns; i < stack->size(); ++i) {

@@ -132,6 +132,7 @@ void upload(const at::Tensor& dst, const at::Tensor& src, bool non_blocking) {
   }
   refuse_in_capture("a copy from the CPU");
   cpu_alias(dst).copy_(src);
+  mark_written(dst.const_data_ptr(), dst.nbytes());
   time_transfer(kUpload, dst.device(), dst.nbytes(), !(non_blocking && src.is_pinned()));
 }
 
@@ -159,6 +160,7 @@ void peer_copy(const at::Tensor& dst, const at::Tensor& src) {
   at::Tensor received = dst.is_contiguous() ? dst : contiguous_like(dst, dst.scalar_type());
   refuse_in_capture("a copy between devices");
   std::memcpy(received.mutable_data_ptr(), sent.const_data_ptr(), sent.nbytes());
+  mark_written(received.const_data_ptr(), sent.nbytes());
   time_transfer(kPeer, dst.device(), sent.nbytes(), false, src.device().index());
   if (!received.is_same(dst)) device_copy(dst, received);
 }
@@ -232,6 +234,7 @@ void host_copy(const at::Tensor& dst, const at::Tensor& src) {
   count_fallback(name);
   Aliases aliases;
   aliases.to_cpu(dst).copy_(aliases.to_cpu(src));
+  mark_storage_written(dst);
   time_fallback(name, aliases, dst.device());
 }
 

@@ -12,6 +12,7 @@
 #include "fallback.h"
 #include "generator.h"
 #include "kernels.h"
+#include "profiler.h"
 #include "runtime.h"
 
 namespace py = pybind11;
@@ -93,6 +94,8 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("set_callbacks", [](py::object o) { set_callbacks(o.ptr()); });
   m.def("install_allocators", &install_allocators);
+  m.def("register_profiler", &register_profiler);
+  m.def("correlation_id", &correlation_id, "Of the operator that this thread runs under a profile; 0 without one.");
   m.def("set_device_count", &set_device_count);
   m.def("device_count", [] { return static_cast<int>(device_count()); });
   m.def("current_device", [] { return static_cast<int>(current_device()); });
@@ -112,6 +115,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_pool", [](int index, uint64_t pool) { arena(index).set_pool(pool); });
   m.def("release_pool", &release_pool);
 
+  m.def("set_quarantine", [](int index, size_t bytes) { arena(index).set_quarantine(bytes); });
+  m.def("track_allocations", &track_allocations, "Tell the runtime of every allocation and free.");
+  m.def("written_map", [](int index) { return reinterpret_cast<uintptr_t>(arena(index).written_map()); },
+        "Address of a byte per byte of a device's memory: 1 once written. Made on first use.");
+  m.def("reserved", [](int index) { return arena(index).reserved(); }, "Bytes of address space of a device's memory.");
+
   m.def("set_capturing", &set_capturing);
 
   m.def("philox_seed_offset", &philox_seed_offset, py::arg("generator_or_device_index"), py::arg("increment"),
@@ -120,7 +129,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_copy_kernel", [](py::object f) { set_copy_kernel(f.ptr()); },
         "function(dst, src) for copies within a device; None: counted host copies.");
   m.def("host_copy", [](py::object dst, py::object src) { host_copy(tensor_of(dst), tensor_of(src)); });
-  m.def("cpu_alias", [](py::object t) { return wrap(cpu_alias(tensor_of(t))); },
+  m.def("cpu_alias", [](py::object t) {
+          if (tensor_of(t).is_mtia()) mark_storage_written(tensor_of(t));
+          return wrap(cpu_alias(tensor_of(t)));
+        },
         "A CPU tensor over a device tensor's memory. For host routes (count them) and tests.");
 
   m.def("count_fallback", &count_fallback, py::arg("op"), py::arg("n") = 1);
