@@ -201,7 +201,7 @@ def fft_r2c(x: torch.Tensor, dim: Sequence[int], normalization: int, onesided: b
     """The last of `dim` from real numbers to half a spectrum, the others from complex to complex."""
     dims = [d % x.dim() for d in dim]
     if not onesided:
-        return fft_c2c(torch.complex(x, torch.zeros_like(x)), dim, normalization, True)
+        return fft_c2c(_complex(torch.stack((x, torch.zeros_like(x)), -1)), dim, normalization, True)
     last = x.movedim(dims[-1], -1)
     n = last.shape[-1]
     half = _half(last.reshape(prod(last.shape[:-1]), n), FORWARD)

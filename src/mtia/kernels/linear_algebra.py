@@ -2,7 +2,7 @@
 
 Batches are flattened to [B, M, N], factored one program per matrix (factorise, householder, jacobi) and shaped back.
 Conventions are LAPACK's, as PyTorch's are: pivots count from 1, info names the first column that failed. Complex
-matrices, and eigenvalues of matrices that are not symmetric (which are complex), stay with the host.
+matrices stay with the host.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 
 import torch
 
-from mtia.kernels import factorise, jacobi
+from mtia.kernels import eigen, factorise, jacobi
 from mtia.kernels.dtypes import compute_dtype
 from mtia.kernels.elementwise import Operation, define, launch
 from mtia.kernels.householder import householder_qr, reflect
@@ -348,6 +348,28 @@ def svd(x: torch.Tensor, full_matrices: bool = False, compute_uv: bool = True, *
         return new(x, 0), unflat(values, batch), new(x, 0)
     left, right = (v, u) if is_wide else (u, v)
     return unflat(left, batch), unflat(values, batch), unflat(right.mT, batch)
+
+
+def _eig(x: torch.Tensor, vectors: bool) -> tuple[torch.Tensor, ...]:
+    """Complex values and, if asked for, vectors."""
+    _check_square(x, "linalg.eig")
+    if not bool(x.isfinite().all()):
+        raise RuntimeError("torch.linalg.eig: input tensor should not contain infs or NaNs.")
+    info, *found = eigen.eig(_fresh(x), vectors=vectors)
+    batch = x.shape[:-2]
+    _check_info(unflat(info, batch), "linalg.eig", x)
+    pairs = (found[0:2], found[2:4]) if vectors else (found,)
+    return tuple(unflat(torch.view_as_complex(torch.stack(tuple(pair), -1)), batch) for pair in pairs)
+
+
+@serve("linalg_eig", "linalg_eig.out")
+def eig(x: torch.Tensor) -> Tensors:
+    return _eig(x, True)
+
+
+@serve("_linalg_eigvals", "linalg_eigvals.out")
+def eigvals(x: torch.Tensor) -> torch.Tensor:
+    return _eig(x, False)[0]
 
 
 # --- least squares ----------------------------------------------------------------------------------------------------
