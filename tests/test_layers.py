@@ -22,7 +22,7 @@ LAYERS = (
     ("triton_backend", "kernels", "host_runtime", "distributed", "re"),
     ("workloads", "quantization"),
     ("serving", "training", "explore"),
-    ("conformance",),
+    ("conformance", "architectures"),
     ("suites",),
     ("validate", "report", "cli"),
 )

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 import mtia
-
-from .configs import build
+from mtia.architectures.configs import build
 
 STEPS = 20
 

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import mtia
-
-from .configs import build
+from mtia.architectures.configs import build
 
 STEPS = 3
 

@@ -1,4 +1,8 @@
-"""Runs units in worker processes with a time limit each. A worker that dies or hangs costs the unit it was on."""
+"""Runs units in worker processes with a time limit each. A worker that dies or hangs costs the unit it was on.
+
+What a unit is, how its result is read from the worker's line and what stands for a result that never came are the
+caller's: operators of OpInfo here, whole models in `mtia.architectures`.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from types import MappingProxyType
+from typing import Any, Generic, Protocol, TypeVar
 
-from mtia.conformance.result import Outcome, Result, ended
-from mtia.conformance.units import Unit
+from mtia.conformance import result
+from mtia.conformance.result import Outcome
 
 START_LIMIT_S = 300.0
 _ENDED = ""
+
+
+class Unit(Protocol):
+    """A piece of work that a worker is asked for by one line of JSON."""
+
+    def to_json(self) -> list[str]: ...
+
+
+U = TypeVar("U", bound=Unit)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Answers(Generic[U, R]):
+    """`read`: a result from the worker's JSON object. `ended(unit, outcome, error, wall_s)`: one for a unit whose
+    worker gave none."""
+
+    read: Callable[[dict[str, Any]], R]
+    ended: Callable[[U, Outcome, str, float], R]
 
 
 @dataclass(slots=True)
@@ -58,7 +82,7 @@ class Worker:
 
     def ask(self, unit: Unit) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([unit.op, unit.variant, unit.dtype]) + "\n")
+        self.process.stdin.write(json.dumps(unit.to_json()) + "\n")
         self.process.stdin.flush()
 
     def stop(self) -> None:
@@ -74,25 +98,27 @@ class Worker:
 
 
 WORKER = (sys.executable, "-m", "mtia.conformance.worker")
+OPERATORS = Answers(result.Result.from_json, result.ended)
 
 
 def run(
-    units: Sequence[Unit],
+    units: Sequence[U],
     *,
     jobs: int,
     limit_s: float,
-    on_result: Callable[[Result], None],
+    on_result: Callable[[R], None],
     command: Sequence[str] = WORKER,
+    answers: Answers[U, R] = OPERATORS,
 ) -> None:
     """Each unit's result to `on_result`, in the order they end. Workers stop with the call, however it ends."""
-    pending: queue.SimpleQueue[Unit] = queue.SimpleQueue()
+    pending: queue.SimpleQueue[U] = queue.SimpleQueue()
     for unit in units:
         pending.put(unit)
-    done: queue.SimpleQueue[Result | BaseException | None] = queue.SimpleQueue()
+    done: queue.SimpleQueue[R | BaseException | None] = queue.SimpleQueue()
     workers: list[Worker] = []
     stopping = threading.Event()
     threads = [
-        threading.Thread(target=_serve, args=(pending, done, limit_s, workers, stopping, command), daemon=True)
+        threading.Thread(target=_serve, args=(pending, done, limit_s, workers, stopping, command, answers), daemon=True)
         for _ in range(max(1, min(jobs, len(units))))
     ]
     for thread in threads:
@@ -114,12 +140,13 @@ def run(
 
 
 def _serve(
-    pending: queue.SimpleQueue[Unit],
-    done: queue.SimpleQueue[Result | BaseException | None],
+    pending: queue.SimpleQueue[U],
+    done: queue.SimpleQueue[R | BaseException | None],
     limit_s: float,
     workers: list[Worker],
     stopping: threading.Event,
     command: Sequence[str],
+    answers: Answers[U, R],
 ) -> None:
     """One worker after another, until no unit is left."""
     worker: Worker | None = None
@@ -131,7 +158,7 @@ def _serve(
                 break
             if worker is None:
                 worker = _started(workers, command)
-            result, alive = _run_one(worker, unit, limit_s)
+            result, alive = _run_one(worker, unit, limit_s, answers)
             done.put(result)
             if not alive:
                 worker.stop()
@@ -157,20 +184,22 @@ def _started(workers: list[Worker], command: Sequence[str]) -> Worker:
     )
 
 
-def _run_one(worker: Worker, unit: Unit, limit_s: float) -> tuple[Result, bool]:
+def _run_one(worker: Worker, unit: U, limit_s: float, answers: Answers[U, R]) -> tuple[R, bool]:
     """The unit's result, and whether the worker lives on."""
     start_s = monotonic()
     try:
         worker.ask(unit)
         line = worker.answer(limit_s)
     except queue.Empty:
-        return ended(unit, Outcome.TIMEOUT, f"not done within {limit_s:g} s", limit_s), False
+        return answers.ended(unit, Outcome.TIMEOUT, f"not done within {limit_s:g} s", limit_s), False
     except BrokenPipeError:
         line = _ENDED
     if line == _ENDED:
         code = worker.process.wait()
-        return ended(unit, Outcome.CRASH, f"the process ended with exit code {code}", monotonic() - start_s), False
-    return Result.from_json(json.loads(line)), True
+        return answers.ended(
+            unit, Outcome.CRASH, f"the process ended with exit code {code}", monotonic() - start_s
+        ), False
+    return answers.read(json.loads(line)), True
 
 
-__all__ = ["run"]
+__all__ = ["Answers", "run"]

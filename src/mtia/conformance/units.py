@@ -42,6 +42,9 @@ class Unit:
     def __str__(self) -> str:
         return f"{self.entry} {self.dtype}"
 
+    def to_json(self) -> list[str]:
+        return [self.op, self.variant, self.dtype]
+
 
 @cache
 def op_infos() -> dict[tuple[str, str], Any]:

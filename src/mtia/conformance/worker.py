@@ -9,23 +9,33 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Callable
+
+from mtia.conformance.journal import Entry
+
+Answer = Callable[[list[str]], Entry]
 
 
-def main() -> None:
+def serve(start: Callable[[], Answer]) -> None:
+    """Answer units until standard input ends. `start` imports what is needed and gives the function that answers."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # nothing that an operator prints may look like an answer
     warnings.simplefilter("ignore")
     import torch
 
     torch.set_num_threads(1)
+    answer = start()
+    print(json.dumps({"ready": True}), file=answers)
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line)).to_json()), file=answers)
+
+
+def _operators() -> Answer:
     from mtia.conformance.check import run_unit
     from mtia.conformance.units import Unit
 
-    print(json.dumps({"ready": True}), file=answers)
-    for line in sys.stdin:
-        result = run_unit(Unit(*json.loads(line)))
-        print(json.dumps(result.to_json()), file=answers)
+    return lambda request: run_unit(Unit(*request))
 
 
 if __name__ == "__main__":
-    main()
+    serve(_operators)

@@ -18,6 +18,7 @@ def install() -> None:
     """Apply what can be applied now, and leave the rest to imports."""
     _empty_strided()
     _unpickling()
+    _capturable_optimizers()
     sys.meta_path.insert(0, _PatchOnImport())
     for name in list(PATCHES):
         if name in sys.modules:
@@ -50,6 +51,19 @@ def _unpickling() -> None:
     rebuilt = _rebuild_device_tensor_from_cpu_tensor
     rebuilt.__module__, rebuilt.__qualname__ = original.__module__, original.__qualname__  # pickles name it
     _utils._rebuild_device_tensor_from_cpu_tensor = rebuilt
+
+
+def _capturable_optimizers() -> None:
+    """Optimisers with `capturable=True` (their step count on the device, as graphs need it) refuse devices outside a
+    list, and mtia is not in it. Every optimiser's module holds the list's function by its own name."""
+    original: Any = sys.modules["torch.optim.optimizer"]._get_capturable_supported_devices
+
+    def capturable_supported_devices(supports_xla: bool = True) -> list[str]:
+        return [*original(supports_xla), "mtia"]
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("torch.optim.") and getattr(module, original.__name__, None) is original:
+            setattr(module, original.__name__, capturable_supported_devices)
 
 
 def _device_interface(module: ModuleType) -> None:

@@ -1,0 +1,1 @@
+"""Architectures of transformers, tiny and with random weights, compiled for the device and held to the CPU."""

@@ -1,0 +1,89 @@
+"""The table of architectures, as rows of text and as the page docs/models.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+from mtia.architectures.result import Outcome, Result, Unit
+from mtia.units import format_time
+
+PASSED = {Outcome.PASS: "yes", Outcome.FALLBACK: "host", Outcome.FAIL: "no", Outcome.TIMEOUT: "slow",
+          Outcome.CRASH: "crash"}  # fmt: skip
+
+
+def chips_of(results: Sequence[Result]) -> list[str]:
+    """The chips that were timed, in the order they were."""
+    return list(dict.fromkeys(chip for result in results for chip in result.times))
+
+
+def headings(chips: Sequence[str]) -> list[str]:
+    times = [f"{chip} {what}" for chip in chips for what in ("forward", "step")]
+    return ["architecture", "family", "dtype", "passes", "error", "host routes", "graphs", "kernels forward",
+            "kernels step", *times, "compile", "wall"]  # fmt: skip
+
+
+def row(result: Result, chips: Sequence[str]) -> list[str]:
+    """One architecture under `headings(chips)`."""
+    times = [_times(result, chip) for chip in chips]
+    ran = bool(result.times)
+    return [
+        result.name, result.family, result.dtype, PASSED[result.outcome],
+        f"{100 * result.error_share:.0f} %" if ran else "-", str(sum(result.fallbacks.values())),
+        *(str(n) if ran else "-" for n in (result.graphs, result.kernels_forward, result.kernels_step)),
+        *(cell for pair in times for cell in pair),
+        f"{result.compile_s:.0f} s" if ran else "-", f"{result.wall_s:.0f} s",
+    ]  # fmt: skip
+
+
+def _times(result: Result, chip: str) -> tuple[str, str]:
+    times = result.times.get(chip)
+    return ("-", "-") if times is None else (format_time(times.forward_s), format_time(times.step_s))
+
+
+def headline(results: Sequence[Result]) -> str:
+    """One sentence: how many pass."""
+    passed = sum(r.outcome is Outcome.PASS for r in results)
+    return (
+        f"{passed} of {len(results)} pass: forward and one training step under torch.compile within tolerance of the "
+        f"CPU, no operator on the host."
+    )
+
+
+def markdown(found: Mapping[Unit, Result]) -> str:
+    """The page. Failures come with their first error."""
+    results = list(found.values())
+    chips = chips_of(results)
+    compiles = [r.compile_s for r in results if r.times]
+    lines = [
+        "# Architectures",
+        "",
+        "Written by `mtia models --report docs/models.md`; do not edit.",
+        "",
+        f"{headline(results)} Models of `transformers` from small configurations with random weights",
+        "(`src/mtia/architectures/configs.py`): two layers, 32 to 64 wide, dropout 0.",
+        "",
+        "- **passes**: outputs, loss and all gradients lie within tolerance of eager float64 on the CPU: twice the",
+        "  error of the CPU's own eager result in that dtype, plus a few units in the last place",
+        "  (`src/mtia/architectures/check.py`). The optimiser (PyTorch's fused AdamW, one kernel a parameter) is held",
+        "  to the CPU's on the same gradients. *error* is the largest deviation as a share of what is allowed.",
+        "- **graphs**: what Dynamo compiled: one each for forward and training where nothing breaks.",
+        "- **kernels**: launches of one forward pass (no gradients) and of one step (forward, backward, AdamW).",
+        "- **times** are simulated, from an idle device to an idle device, launches included, second run. At this size",
+        "  nearly all of it is launches; it says nothing about the models at their real size.",
+        "- **compile** (Dynamo to Triton, all graphs, no cache) and **wall** (everything, the CPU's references too)",
+        "  are the simulator's, on the machine that wrote this page"
+        + (f"; median compile {median(compiles):.0f} s." if compiles else "."),
+        "",
+        "| " + " | ".join(headings(chips)) + " |",
+        "|" + " --- |" * len(headings(chips)),
+        *("| " + " | ".join(row(r, chips)) + " |" for r in results),
+    ]
+    failed = [r for r in results if r.outcome is not Outcome.PASS]
+    if failed:
+        lines += ["", "## What does not pass", ""]
+        lines += [f"- `{r.unit}`: {r.error or ', '.join(r.fallbacks)}" for r in failed]
+    return "\n".join(lines) + "\n"
+
+
+__all__ = ["chips_of", "headings", "headline", "markdown", "row"]
