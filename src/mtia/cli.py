@@ -27,6 +27,7 @@ COMMANDS = {
     "chips": "mtia.report.chips_command",
     "roadmap": "mtia.report.roadmap_command",
     "conformance": "mtia.report.conformance_command",
+    "train": "mtia.report.train_command",
     "suite": "mtia.report.suite_command",
     "models": "mtia.report.models_command",
 }

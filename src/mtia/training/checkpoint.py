@@ -20,8 +20,8 @@ class CheckpointMismatch(MtiaError, ValueError):
 
     def __init__(self, path: Path, *, field: str, found: object, wanted: object) -> None:
         super().__init__(
-            f"{path} was written with {field} = {found!r}, this run has {wanted!r}. Give the same options to resume, or "
-            f"another folder to start anew."
+            f"{path} was written with {field} = {found!r}, this run has {wanted!r}. Give the same options to resume, "
+            f"or another folder to start anew."
         )
         self.path, self.field, self.found, self.wanted = path, field, found, wanted
 

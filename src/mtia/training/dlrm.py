@@ -6,6 +6,7 @@ B samples, T tables, D width of a row, F = T + 1 vectors that interact.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -73,7 +74,7 @@ class DLRM(nn.Module):
 def mlp(sizes: Sequence[int], *, last: nn.Module) -> nn.Sequential:
     """Linear layers with ReLU between them."""
     layers: list[nn.Module] = []
-    for i, o in zip(sizes, sizes[1:], strict=False):
+    for i, o in pairwise(sizes):
         layers += [nn.Linear(i, o), nn.ReLU()]
     return nn.Sequential(*layers[:-1], last)
 

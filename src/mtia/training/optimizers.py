@@ -62,13 +62,20 @@ class Shampoo(torch.optim.Optimizer):
     """Shampoo (Gupta, Koren and Singer, 2018), with the step length of Adagrad (grafting; Anil et al., 2020).
 
     A gradient of two or more dims is seen as a matrix [m, n]. Each side of at most `largest` keeps its statistics
-    (L += G G^T, R += G^T G) and, every `every` steps, their inverse root by an eigendecomposition; a longer side is left
-    as it is. The direction L^(-1/2k) G R^(-1/2k), k sides, is given the norm of Adagrad's step. A vector takes Adagrad's.
+    (L += G G^T, R += G^T G) and, every `every` steps, their inverse root by an eigendecomposition; a longer side is
+    left as it is. The direction L^(-1/2k) G R^(-1/2k), k sides, is given the norm of Adagrad's step. A vector takes
+    Adagrad's.
     """
 
     def __init__(
-        self, params: Iterable[torch.Tensor], lr: float = 1e-2, *, eps: float = 1e-6, every: int = 10, largest: int = 256
-    ) -> None:  # fmt: skip
+        self,
+        params: Iterable[torch.Tensor],
+        lr: float = 1e-2,
+        *,
+        eps: float = 1e-6,
+        every: int = 10,
+        largest: int = 256,
+    ) -> None:
         if every < 1:
             raise BadProblem("Shampoo", argument="every", value=every, allowed="at least 1 step")
         super().__init__(params, dict(lr=lr, eps=eps, every=every, largest=largest))
@@ -86,6 +93,7 @@ class Shampoo(torch.optim.Optimizer):
         return loss
 
     def _update(self, p: torch.Tensor, group: dict[str, Any]) -> None:
+        assert p.grad is not None
         state, g = self.state[p], p.grad.float()
         if not state:
             state["step"], state["squares"] = 0, torch.zeros_like(g)

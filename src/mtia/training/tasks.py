@@ -61,6 +61,10 @@ class Task(ABC):
     def part_of(self, name: str, module: nn.Module) -> str | None:
         """The part of a step that a module is (parts.py)."""
 
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """The model compiled as a whole; its parts cannot be told apart then."""
+        return torch.compile(model)  # type: ignore[return-value]
+
     def evaluate(self, model: nn.Module, device: str) -> dict[str, float]:
         """Metrics on data that was not trained on; empty where a task keeps none apart."""
         return {}
@@ -96,8 +100,14 @@ class RatingTask(Task):
 
     def part_of(self, name: str, module: nn.Module) -> str | None:
         return {"embeddings": "embedding", "bottom": "bottom MLP", "interaction": "interaction", "top": "top MLP"}.get(
-            name.removesuffix("._orig_mod")
+            name
         )
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """MLPs and interaction compiled; the embedding's kernels stay what they are."""
+        for name in ("bottom", "interaction", "top"):
+            setattr(model, name, torch.compile(getattr(model, name), dynamic=False))
+        return model
 
     def evaluate(self, model: nn.Module, device: str) -> dict[str, float]:
         scores, labels = [], []
@@ -199,7 +209,7 @@ class GratingTask(Task):
 
         return tf.ViTForImageClassification(tf.ViTConfig(
             hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, image_size=self.SIZE,
-            patch_size=8, num_labels=self.CLASSES, hidden_dropout_prob=0.0,
+            patch_size=8, id2label={i: str(i) for i in range(self.CLASSES)}, hidden_dropout_prob=0.0,
             attention_probs_dropout_prob=0.0))  # fmt: skip
 
     @cached_property
