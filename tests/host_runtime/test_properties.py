@@ -50,3 +50,16 @@ def test_flex_attention_accepts_the_device():
 
     q = torch.zeros(1, 1, 16, 16, device="mtia")
     flex_attention._validate_device(q, q, q)
+
+
+def test_fused_cross_entropy_sums_in_float32():
+    """As on the CPU: the loss is the exact one, rounded to bfloat16 once."""
+    from torch import nn
+    from torch.nn import functional as F
+
+    generator = torch.Generator().manual_seed(5)
+    x, w = (torch.randn(*shape, generator=generator).bfloat16() for shape in ((6, 8), (16, 8)))
+    target = torch.arange(6)
+    exact = F.cross_entropy(x.double() @ w.double().T, target)
+    got = F.linear_cross_entropy(x.to("mtia"), w.to("mtia"), target.to("mtia"), options=nn.LinearCrossEntropyOptions())
+    assert abs(float(got) - float(exact)) <= float(exact) * 2**-8

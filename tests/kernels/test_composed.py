@@ -75,6 +75,15 @@ def test_gradient_of_a_loss_with_a_knee(name: str):
     with_gradient(lambda x, y: getattr(F, name)(x, y, reduction="none"), image(), image().flip(0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape, groups", [((2, 6, 5), 3), ((3, 4), 2), ((2, 6, 3, 4), 1), ((0, 4, 3), 2)])
+def test_group_norm(shape: tuple[int, ...], groups: int, dtype: torch.dtype):
+    x, w, b = image(*shape).to(dtype), image(shape[1]).to(dtype), image(shape[1]).flip(0).to(dtype)
+    check(lambda x: F.group_norm(x, groups), x)
+    check(lambda x, w: F.group_norm(x, groups, w), x, w)
+    check(lambda x, w, b: F.group_norm(x, groups, w, b), x, w, b)
+
+
 def test_unpooling_is_the_inverse():
     x = image()
 

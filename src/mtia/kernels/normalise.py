@@ -14,8 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-from mtia.kernels.copy import contiguous, copy_strided
-from mtia.kernels.dtypes import accumulate_dtype, triton_name
+from mtia.kernels.copy import cast, contiguous, copy_strided
+from mtia.kernels.dtypes import accumulate_dtype, compute_dtype, triton_name
 from mtia.kernels.functions import square_root
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 from mtia.kernels.registry import aten
@@ -504,6 +504,24 @@ def native_layer_norm(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """mean and rstd come in x's dtype, as PyTorch's reference for mtia has them."""
     return _normalise(x, len(normalized_shape), weight, bias, eps, True, x.dtype)
+
+
+@aten("native_group_norm")
+def native_group_norm(
+    x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None,
+    N: int, C: int, HxW: int, group: int, eps: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Each group of channels a row of a layer norm; with weight or bias, narrow types are rounded after those."""
+    affine = weight is not None or bias is not None
+    wide = cast(x, compute_dtype(x.dtype)) if affine else x
+    rows = contiguous(wide).view(N * group, C // group * HxW)
+    y, mean, rstd = _normalise(rows, 1, None, None, eps, True, x.dtype)
+    y = y.view(N, C, HxW)
+    if weight is not None:
+        y = y * cast(weight, y.dtype).view(C, 1)
+    if bias is not None:
+        y = y + cast(bias, y.dtype).view(C, 1)
+    return cast(y, x.dtype).view(x.shape), mean.view(N, group), rstd.view(N, group)
 
 
 @aten("native_layer_norm_backward")
