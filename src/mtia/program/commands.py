@@ -379,8 +379,12 @@ class Assert(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Print(Command):
+    """Lines on standard output, one an element (engine/functional/printing.py). `signed`: by operand."""
+
     mnemonic: ClassVar[str] = "print"
     prefix: str
+    hex: bool = False
+    signed: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

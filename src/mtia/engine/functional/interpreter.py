@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from mtia.engine.functional import affine, memory, pointwise
+from mtia.engine.functional import affine, memory, pointwise, printing
 from mtia.engine.functional.memory import UNCHECKED, Allocation, Place
 from mtia.engine.functional.values import TORCH_DTYPE, Base, Box, Held, Lin, dense, full
 from mtia.errors import KernelAssertion, UnsupportedOperation
@@ -948,8 +948,10 @@ def _print(self: Interpreter, cmd: c.Print, env: list) -> None:
         if self.active is not None and not self.active[program]:
             continue
         values = [self.full(o) for o in cmd.operands]
-        texts = " ".join(str(v[program if v.shape[0] > 1 else 0].tolist()) for v in values)
-        print(f"pid {place.instance(program)} {cmd.prefix}{texts}")
+        tiles = [v[program if v.shape[0] > 1 else 0].flatten().tolist() for v in values]
+        operands = list(zip((o.type for o in cmd.operands), tiles, strict=True))
+        for line in printing.lines(cmd.prefix, place.instance(program), operands, hex=cmd.hex, signed=cmd.signed):
+            print(line)
 
 
 @handles(c.Barrier)

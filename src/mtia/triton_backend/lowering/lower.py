@@ -613,7 +613,17 @@ def lower_assert(self: Lowerer, op: TtirOp) -> None:
 @lowers("tt.print")
 def lower_print(self: Lowerer, op: TtirOp) -> None:
     prefix = re.search(r'"((?:[^"\\]|\\.)*)"', op.text)
-    self.emit(c.Print, op, self.values(op), [], prefix=prefix.group(1) if prefix else "")
+    signs = re.search(r"isSigned = array<i32(?:: ([\d, ]*))?>", op.text)
+    signed = tuple(s.strip() == "1" for s in (signs.group(1) or "").split(",") if s.strip()) if signs else ()
+    self.emit(
+        c.Print,
+        op,
+        self.values(op),
+        [],
+        prefix=prefix.group(1) if prefix else "",
+        hex=op.attribute("hex") == "true",
+        signed=signed,
+    )
 
 
 @lowers("ttg.barrier", "gpu.barrier", "tt.debug_barrier")
