@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "elementwise.hpp"
@@ -236,8 +237,55 @@ template <class T> void copy_row(char* to, const char* from, int64_t n, int64_t 
     }
 }
 
+// 16 x 16 elements transposed in vectors: rows of 16 come `from_row` bytes apart and go `to_row` bytes apart.
+constexpr int kSide = 16;
+template <class V, int S, size_t... I> inline void exchange_halves(V& a, V& b, std::index_sequence<I...>) {
+    V x = __builtin_shufflevector(a, b, (int)(I & S ? (I ^ S) + kSide : I)...);
+    b = __builtin_shufflevector(a, b, (int)(I & S ? I + kSide : I ^ S)...);
+    a = x;
+}
+
+template <class V, int S> inline void exchange_rows(V* row) {  // blocks of S x S change places across the diagonal
+    for (int i = 0; i < kSide; ++i)
+        if (!(i & S)) exchange_halves<V, S>(row[i], row[i + S], std::make_index_sequence<kSide>());
+}
+
+template <class T> void transpose_block(char* to, int64_t to_row, const char* from, int64_t from_row) {
+    typedef T V __attribute__((vector_size(kSide * sizeof(T))));
+    V row[kSide];
+    for (int i = 0; i < kSide; ++i) std::memcpy(&row[i], from + i * from_row, sizeof(V));
+    exchange_rows<V, 8>(row);
+    exchange_rows<V, 4>(row);
+    exchange_rows<V, 2>(row);
+    exchange_rows<V, 1>(row);
+    for (int i = 0; i < kSide; ++i) std::memcpy(to + i * to_row, &row[i], sizeof(V));
+}
+
+// [n, m] where `to` runs along the second dim and `from` along the first.
+template <class T>
+void copy_transposed(char* to, const char* from, int64_t n, int64_t m, int64_t to_row, int64_t from_row) {
+    constexpr int64_t kBytes = sizeof(T);
+    for (int64_t i = 0; i < n; i += kSide)
+        for (int64_t j = 0; j < m; j += kSide) {
+            char* t = to + i * to_row + j * kBytes;
+            const char* f = from + i * kBytes + j * from_row;
+            if (i + kSide <= n && j + kSide <= m) {
+                transpose_block<T>(t, to_row, f, from_row);
+                continue;
+            }
+            for (int64_t x = 0; x < std::min<int64_t>(kSide, n - i); ++x)
+                for (int64_t y = 0; y < std::min<int64_t>(kSide, m - j); ++y)
+                    std::memcpy(t + x * to_row + y * kBytes, f + x * kBytes + y * from_row, sizeof(T));
+        }
+}
+
 template <class T> void copy_dims(const Copy& c, int d, char* to, const char* from) {
+    constexpr int64_t kBytes = sizeof(T);
     if (d == c.nd - 1) return copy_row<T>(to, from, c.extent[d], c.to[d], c.from[d]);
+    if (d == c.nd - 2 && c.to[d + 1] == kBytes && c.from[d] == kBytes && c.from[d + 1] != 0)
+        return copy_transposed<T>(to, from, c.extent[d], c.extent[d + 1], c.to[d], c.from[d + 1]);
+    if (d == c.nd - 2 && c.from[d + 1] == kBytes && c.to[d] == kBytes)
+        return copy_transposed<T>(to, from, c.extent[d + 1], c.extent[d], c.to[d + 1], c.from[d]);
     for (int64_t i = 0; i < c.extent[d]; ++i) copy_dims<T>(c, d + 1, to + i * c.to[d], from + i * c.from[d]);
 }
 

@@ -71,9 +71,12 @@ void block(float* out, const float* a, const float* b, const float* c, int64_t K
 template <int C>
 void column_of_blocks(float* out, const float* a, const float* b, const float* c, int64_t M, int64_t K, int64_t N) {
     int64_t m = 0;
-    for (; m + kRows <= M; m += kRows) block<kRows, C>(out + m * N, a + m * K, b, c ? c + m * N : c, K, N);
+    for (; C <= kColumns && m + kRows <= M; m += kRows) block<C <= kColumns ? kRows : 1, C>(out + m * N, a + m * K, b, c ? c + m * N : c, K, N);
     for (; m < M; ++m) block<1, C>(out + m * N, a + m * K, b, c ? c + m * N : c, K, N);
 }
+
+// One row: more columns at a time, so that the sums in flight hide the latency of an addition.
+constexpr int kColumnsOfOneRow = 8;
 
 template <class T, class F>
 void plain(T* out, const T* a, const T* b, const T* c, int64_t M, int64_t K, int64_t N, int64_t first, F f) {
@@ -90,6 +93,8 @@ void plain(T* out, const T* a, const T* b, const T* c, int64_t M, int64_t K, int
 void multiply(float* out, const float* a, const float* b, const float* c, int64_t M, int64_t K, int64_t N) {
     constexpr int64_t kLanes = Vector::kLanes;
     int64_t n = 0;
+    for (; M < kRows && n + kColumnsOfOneRow * kLanes <= N; n += kColumnsOfOneRow * kLanes)
+        column_of_blocks<kColumnsOfOneRow>(out + n, a, b + n, c ? c + n : c, M, K, N);
     for (; n + kColumns * kLanes <= N; n += kColumns * kLanes)
         column_of_blocks<kColumns>(out + n, a, b + n, c ? c + n : c, M, K, N);
     for (; n + kLanes <= N; n += kLanes) column_of_blocks<1>(out + n, a, b + n, c ? c + n : c, M, K, N);
