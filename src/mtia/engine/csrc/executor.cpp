@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <new>
 #include <utility>
@@ -590,6 +591,24 @@ bool run_histogram(State& s, Words w) {
     return true;
 }
 
+template <class T> void sort_rows(T* x, int64_t n_elements, int64_t n, bool descending) {
+    for (T* end = x + n_elements; x < end; x += n)
+        descending ? std::sort(x, x + n, std::greater<T>()) : std::sort(x, x + n);
+}
+
+// slot, source slot, bytes of an element, elements, extent of the last dim, descending
+bool run_sort(State& s, Words w) {
+    char* out = s.tile(w[2]);
+    std::memcpy(out, s.tile(w[3]), (size_t)w[4] * (size_t)w[5]);
+    switch (w[4]) {
+        case 1: sort_rows((int8_t*)out, w[5], w[6], w[7]); break;
+        case 2: sort_rows((int16_t*)out, w[5], w[6], w[7]); break;
+        case 4: sort_rows((int32_t*)out, w[5], w[6], w[7]); break;
+        default: sort_rows((int64_t*)out, w[5], w[6], w[7]); break;
+    }
+    return true;
+}
+
 // mask slot, elements, command
 bool run_assert(State& s, Words w) {
     const uint8_t* ok = (const uint8_t*)s.tile(w[2]);
@@ -603,12 +622,12 @@ bool run_assert(State& s, Words w) {
 enum Code {
     kHalt, kJump, kBranch, kScalar, kChoose, kInterval, kProgramId, kNumPrograms, kToScalar, kFromScalar, kApply,
     kApplyRows, kLoad, kStore, kCopy, kGather, kScatter, kAtomic, kExchange, kLinear, kBox, kFold, kScan, kMultiply,
-    kTake, kHistogram, kAssert, kSwap,
+    kTake, kHistogram, kAssert, kSwap, kSort,
 };
 const char* const kCodeNames[] = {"halt", "jump", "branch", "scalar", "choose", "interval", "program_id",
                                   "num_programs", "to_scalar", "from_scalar", "apply", "apply_rows", "load", "store",
                                   "copy", "gather", "scatter", "atomic", "exchange", "linear", "box", "fold", "scan",
-                                  "multiply", "take", "histogram", "assert", "swap"};
+                                  "multiply", "take", "histogram", "assert", "swap", "sort"};
 
 // Runs from `start` to the next halt; false where an instruction failed.
 bool run(State& s, Words code, int64_t start, char* const* home) {
@@ -643,6 +662,7 @@ bool run(State& s, Words code, int64_t start, char* const* home) {
             case kTake: ok = run_take(s, w); break;
             case kHistogram: ok = run_histogram(s, w); break;
             case kAssert: ok = run_assert(s, w); break;
+            case kSort: ok = run_sort(s, w); break;
             case kSwap: std::swap(s.slot[(size_t)w[2]], s.slot[(size_t)w[3]]); break;
             default: std::abort();
         }

@@ -288,6 +288,6 @@ RULES: dict[str, Rule] = {
     "cmpi": compare,
     "maxsi": _flat_numpy(np.maximum),
     "minsi": _flat_numpy(np.minimum),
-    "floordivsi": _flat_numpy(lambda a, b: a // b),
-    "ceildivsi": _flat_numpy(lambda a, b: -(-a // b)),
+    "floordivsi": _flat_numpy(lambda a, b: a // _nonzero(b)),
+    "ceildivsi": _flat_numpy(lambda a, b: -(-a // _nonzero(b))),
 }

@@ -502,6 +502,7 @@ class _Assembler:
         """The command on tiles, whatever they hold."""
         result = cmd.result.type.element
         op = ALIASES.get(cmd.op, cmd.op)
+        tiles = [t if t.shape else replace(t, shape=shape, strides=(0,) * len(shape)) for t in tiles]
         if op == "select":
             integer = SELECTED_AS[result.n_bytes]
             return replace(self.apply(f"select.{integer.label}", result, tiles, shape), element=result)
@@ -1020,6 +1021,15 @@ def _histogram(self: _Assembler, cmd: c.Histogram) -> None:
     self.bind(cmd.result, out)
 
 
+@assembles(c.Sort)
+def _sort(self: _Assembler, cmd: c.Sort) -> None:
+    x, type_ = self.whole(self.tile(cmd.operands[0])), cmd.result.type
+    out = self.new_tile(type_.element, type_.shape, [True] * len(type_.shape), once=False)
+    words = (out.slot.index, x.slot.index, type_.element.n_bytes, type_.n_elements, type_.shape[-1])
+    self.emit("sort", *words, int(cmd.descending))
+    self.bind(cmd.result, out)
+
+
 # --- reductions -------------------------------------------------------------------------------------------------------
 
 
@@ -1080,8 +1090,7 @@ def _region(self: _Assembler, block: c.Block, args: list[Tile]) -> list[Tile]:
     def operand(value: Value) -> Tile:
         if value.id in inside:
             return inside[value.id]
-        tile = self.tile(value)
-        return replace(tile, shape=shape, strides=(0,) * len(shape)) if not tile.shape else tile
+        return self.tile(value)
 
     for cmd in block.commands:
         match cmd:

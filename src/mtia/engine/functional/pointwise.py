@@ -92,7 +92,7 @@ BINARY: dict[str, Callable[..., T]] = {
     "subf": torch.sub,
     "mulf": torch.mul,
     "divf": torch.div,
-    "remf": torch.fmod,
+    "remf": native("remf"),
     "precise_divf": torch.div,
     "maximumf": native("maximumf"),
     "minimumf": native("minimumf"),
@@ -124,7 +124,7 @@ BINARY: dict[str, Callable[..., T]] = {
     "copysign": _copysign,
     # libdevice
     "pow": native("powf"),
-    "fmod": torch.fmod,
+    "fmod": native("remf"),
     "hypot": torch.hypot,
     "nextafter": torch.nextafter,
     "zeta": torch.special.zeta,
