@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mtia.host_runtime import record
+
 from .on_device import check
 
 EXACT = (1e-6, 1e-6)
@@ -192,6 +194,23 @@ def test_connectionist_temporal_classification():
         return F.ctc_loss(x.log_softmax(-1), targets.to(x.device), [7, 6, 5], [3, 2, 0], reduction="none")
 
     with_gradient(loss, scores)
+
+
+def test_ctc_lengths_stay_on_the_device():
+    """Lengths as tensors give what lists give, for padded and for joined targets, and only single numbers are read."""
+    scores, lengths, counts = image(7, 3, 5), torch.tensor([7, 6, 5]), torch.tensor([3, 2, 1])
+    padded, joined = torch.tensor([[1, 2, 2], [3, 1, 0], [4, 0, 0]]), torch.tensor([1, 2, 2, 3, 1, 4])
+
+    def loss(x: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        there = (t.to(x.device) for t in (targets, lengths, counts))
+        return F.ctc_loss(x.log_softmax(-1), *there, reduction="mean")
+
+    with_gradient(lambda x: loss(x, padded), scores)
+    with_gradient(lambda x: loss(x, joined), scores)
+    x, n, c = scores.log_softmax(-1).to("mtia"), lengths.to("mtia"), counts.to("mtia")
+    with record.session() as log:
+        F.ctc_loss(x, joined.to("mtia"), n, c)
+    assert all(s.work.n_bytes <= 8 for s in log.of_kind(record.Kind.COPY) if s.name == "download")
 
 
 def test_pooling_at_random_places():

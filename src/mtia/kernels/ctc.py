@@ -16,19 +16,24 @@ LOWEST = float("-inf")
 Lengths = Sequence[int] | torch.Tensor
 
 
-def _numbers(lengths: Lengths) -> list[int]:
-    return lengths.tolist() if isinstance(lengths, torch.Tensor) else [int(n) for n in lengths]
+def _counts(lengths: Lengths, device: torch.device) -> tuple[torch.Tensor, int]:
+    """int64 [N] on the device, and the largest."""
+    if not isinstance(lengths, torch.Tensor):
+        return torch.tensor(list(lengths), dtype=torch.int64, device=device), max(lengths, default=0)
+    return lengths.to(device, torch.int64), int(lengths.max().item()) if lengths.numel() else 0
 
 
-def _labels(targets: torch.Tensor, lengths: list[int], blank: int) -> torch.Tensor:
+def _labels(targets: torch.Tensor, lengths: torch.Tensor, longest: int, blank: int) -> torch.Tensor:
     """[N, 2 S + 1] from [N, S] or from all sequences behind one another."""
-    n, longest = len(lengths), max(lengths, default=0)
-    rows = torch.full((n, 2 * longest + 1), blank, dtype=torch.int64, device=targets.device)
-    start = 0
-    for i, length in enumerate(lengths):
-        row = targets[i, :length] if targets.dim() == 2 else targets[start : start + length]
-        rows[i, 1 : 2 * length : 2] = row.to(torch.int64)
-        start += length
+    place = torch.arange(longest, device=targets.device)
+    if targets.dim() == 2:
+        found = targets[:, :longest]
+    else:
+        starts = (lengths.cumsum(0) - lengths).unsqueeze(1)
+        found = targets[(starts + place).clamp(max=max(targets.shape[0] - 1, 0))] if longest else targets.reshape(-1, 0)
+    rows = torch.full((lengths.shape[0], 2 * longest + 1), blank, dtype=torch.int64, device=targets.device)
+    if longest:
+        rows[:, 1::2] = torch.where(place < lengths.unsqueeze(1), found.to(torch.int64), blank)
     return rows
 
 
@@ -64,31 +69,50 @@ def ctc_loss(
     zero_infinity: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """(-log likelihood [N], log alpha [N, T, 2 S + 1])."""
-    steps, n_labels = _numbers(input_lengths), _numbers(target_lengths)
     device = log_probs.device
-    labels = _labels(targets, n_labels, blank)
+    steps, _ = _counts(input_lengths, device)
+    n_labels, longest = _counts(target_lengths, device)
+    labels = _labels(targets, n_labels, longest, blank)
     skips = _skips(labels)
     n, width = labels.shape
     alpha = torch.full((n, width), LOWEST, dtype=log_probs.dtype, device=device)
     alpha[:, 0] = log_probs[0, :, blank]
     if width > 1:
         first = log_probs[0].gather(1, labels[:, 1:2]).squeeze(1)
-        has_any = torch.tensor([length > 0 for length in n_labels], device=device)
-        alpha[:, 1] = torch.where(has_any, first, torch.full_like(first, LOWEST))
+        alpha[:, 1] = torch.where(n_labels > 0, first, torch.full_like(first, LOWEST))
     rows = [alpha]
     for t in range(1, log_probs.shape[0]):
         jumped = torch.where(skips, _shifted(alpha, 2), torch.full_like(alpha, LOWEST))
         alpha = _log_sum(alpha, _shifted(alpha, 1), jumped) + log_probs[t].gather(1, labels)
         rows.append(alpha)
     table = torch.stack(rows, 1)
-    last = torch.tensor([max(s - 1, 0) for s in steps], device=device)
+    last = (steps - 1).clamp(min=0)
     final = table.gather(1, last.reshape(-1, 1, 1).expand(n, 1, width)).squeeze(1)
-    ends = torch.tensor([2 * length for length in n_labels], device=device)
+    ends = 2 * n_labels
     likelihood = _log_sum(_at(final, ends), _at(final, ends - 1))
-    none = torch.tensor([s == 0 for s in steps], device=device)
-    empty = torch.tensor([length == 0 for length in n_labels], device=device)
-    likelihood = torch.where(none, torch.where(empty, torch.zeros_like(likelihood), LOWEST), likelihood)
+    likelihood = torch.where(steps == 0, torch.where(n_labels == 0, torch.zeros_like(likelihood), LOWEST), likelihood)
     return -likelihood, table
+
+
+MEAN, SUM = 1, 2
+
+
+def loss_of_counts(
+    log_probs: torch.Tensor, targets: torch.Tensor, input_lengths: torch.Tensor, target_lengths: torch.Tensor,
+    blank: int = 0, reduction: int = MEAN, zero_infinity: bool = False,
+) -> torch.Tensor:  # fmt: skip
+    """torch.ctc_loss for lengths as tensors, which PyTorch's own composition reads on the host."""
+    batched = log_probs if log_probs.dim() == 3 else log_probs.unsqueeze(1)
+    rows = targets if log_probs.dim() == 3 or targets.dim() == 2 else targets.unsqueeze(0)
+    lengths = target_lengths.to(log_probs.device).reshape(-1)
+    loss, _ = torch._ctc_loss(batched, rows, input_lengths.reshape(-1), lengths, blank, zero_infinity)
+    if zero_infinity:
+        loss = torch.where(loss == float("inf"), torch.zeros_like(loss), loss)
+    if reduction == MEAN:
+        return (loss / lengths.clamp(min=1).to(loss.dtype)).mean()
+    if reduction == SUM:
+        return loss.sum()
+    return loss if log_probs.dim() == 3 else loss.squeeze(0)
 
 
 @aten("_ctc_loss_backward", "_ctc_loss_backward.Tensor")
@@ -98,16 +122,17 @@ def ctc_loss_backward(
     zero_infinity: bool = False,
 ) -> torch.Tensor:  # fmt: skip
     """exp(log p) less the share of each class on the paths that fit, weighted by `grad`."""
-    steps, n_labels = _numbers(input_lengths), _numbers(target_lengths)
     device = log_probs.device
-    labels = _labels(targets, n_labels, blank)
+    steps, _ = _counts(input_lengths, device)
+    n_labels, longest = _counts(target_lengths, device)
+    labels = _labels(targets, n_labels, longest, blank)
     n, width = labels.shape
     lowest = torch.full((n, width), LOWEST, dtype=log_probs.dtype, device=device)
     skips = torch.cat((_skips(labels)[:, 2:], torch.zeros((n, min(2, width)), dtype=torch.bool, device=device)), 1)
     place = torch.arange(width, device=device).unsqueeze(0)
-    ends = torch.tensor([2 * length for length in n_labels], device=device).unsqueeze(1)
+    ends = 2 * n_labels.unsqueeze(1)
     finishes = (place == ends) | (place == ends - 1)
-    last = torch.tensor([s - 1 for s in steps], device=device).unsqueeze(1)
+    last = (steps - 1).unsqueeze(1)
     beta, out = lowest, []
     for t in reversed(range(log_probs.shape[0])):
         here = log_probs[t].gather(1, labels)
@@ -132,3 +157,6 @@ def _gradient_at(
     passing = by_class.log() + base
     found = log_p.exp() - (passing + loss.unsqueeze(1) - log_p).exp()
     return torch.where(active, found, torch.zeros_like(found))
+
+
+__all__ = ["loss_of_counts"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -19,6 +20,7 @@ def install() -> None:
     _empty_strided()
     _unpickling()
     _capturable_optimizers()
+    _ctc_loss()
     sys.meta_path.insert(0, _PatchOnImport())
     for name in list(PATCHES):
         if name in sys.modules:
@@ -64,6 +66,27 @@ def _capturable_optimizers() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("torch.optim.") and getattr(module, original.__name__, None) is original:
             setattr(module, original.__name__, capturable_supported_devices)
+
+
+def _ctc_loss() -> None:
+    """`torch.ctc_loss` copies lengths given as tensors to the host on every device without cuDNN; the dispatch key that
+    would compose it otherwise (AutogradMTIA) has no name in Python."""
+    import torch
+
+    original = torch.ctc_loss
+
+    @functools.wraps(original)
+    def ctc_loss(
+        log_probs: Any, targets: Any, input_lengths: Any, target_lengths: Any, *rest: Any, **named: Any
+    ) -> Any:
+        lengths = (input_lengths, target_lengths)
+        if log_probs.device.type != "mtia" or not all(isinstance(n, torch.Tensor) for n in lengths):
+            return original(log_probs, targets, input_lengths, target_lengths, *rest, **named)
+        from mtia.kernels.ctc import loss_of_counts
+
+        return loss_of_counts(log_probs, targets, input_lengths, target_lengths, *rest, **named)
+
+    torch.ctc_loss = ctc_loss
 
 
 def _device_interface(module: ModuleType) -> None:
