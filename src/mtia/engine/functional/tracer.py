@@ -324,6 +324,20 @@ def _unique_bytes(address: torch.Tensor, selected: torch.Tensor | None, elem: in
     n_programs = address.shape[0]
     shape = (n_programs, address.numel() // n_programs, elem)
     _list_runs()(address.data_ptr(), mask, *shape, lo.ctypes.data, hi.ctypes.data)
+    return covered_bytes(lo, hi, elem)
+
+
+COUNTED_SPAN = 8  # units a run up to which counting over the span beats sorting the runs
+
+
+def covered_bytes(lo: np.ndarray, hi: np.ndarray, elem: int) -> int:
+    """Bytes in the union of the intervals [lo, hi), whose lengths are multiples of `elem`."""
+    start = int(lo.min())
+    from_units, to_units = (lo - start) // elem, (hi - start) // elem
+    n_units = int(to_units.max())
+    if n_units <= COUNTED_SPAN * len(lo) and not ((lo - start) % elem).any():
+        opened = np.bincount(from_units, minlength=n_units + 1) - np.bincount(to_units, minlength=n_units + 1)
+        return int(np.count_nonzero(np.cumsum(opened))) * elem
     order = np.argsort(lo, kind="stable")
     lo, reached = lo[order], np.maximum.accumulate(hi[order])
     before = np.concatenate([lo[:1], reached[:-1]])
