@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mtia.conformance import check
+from mtia.host_runtime import fallback
 
 
 def test_an_error_that_rounding_makes_usual_is_not_wrong() -> None:
@@ -44,3 +45,64 @@ def test_what_is_random_is_what_another_seed_changes(p: float, is_random: bool, 
 def test_an_exact_reference_of_integers_is_in_float64() -> None:
     (found,) = check._exactly(lambda arguments: arguments[0].sqrt(), (torch.arange(5), (), {}))
     assert found.dtype == torch.float64 and torch.get_default_dtype() == torch.float32
+
+
+def _sample(x: Any, *args: Any, **kwargs: Any) -> SimpleNamespace:
+    return SimpleNamespace(input=x, args=args, kwargs=kwargs)
+
+
+class Operator:
+    """What check asks of an OpInfo entry."""
+
+    def __init__(self, name: str, function: Any) -> None:
+        self.name, self.function = name, function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def test_reading_the_device_is_a_host_route_unless_it_is_one_number() -> None:
+    """The CPU's answer by way of the host is right, and counted."""
+    fallback.reset()
+    x = torch.arange(6.0)
+    detour = Operator("detour", lambda x: (x.cpu() + 1).to(x.device))
+    assert check._compare_forward(detour, _sample(x), "float32")
+    assert fallback.counts() == {"download": 1}
+    fallback.reset()
+    assert check._compare_forward(Operator("number", lambda x: x + x[0].item()), _sample(x), "float32")
+    assert fallback.counts() == {}
+
+
+def test_places_of_equals_may_differ_where_no_order_is_asked_for() -> None:
+    x = torch.tensor([2.0, 1.0, 2.0])
+    got, expected = torch.tensor([1, 2, 0]).to("mtia"), torch.tensor([1, 0, 2])
+    assert torch.equal(check._places_settled("argsort", {}, x, got, expected).cpu(), expected)
+    assert torch.equal(check._places_settled("argsort", {"stable": True}, x, got, expected), got)
+    wrong = torch.tensor([0, 1, 2]).to("mtia")
+    assert torch.equal(check._places_settled("argsort", {}, x, wrong, expected), wrong)
+
+
+def test_gradients_may_go_to_another_of_equals_and_nowhere_else() -> None:
+    x = torch.tensor([[2.0, 1.0, 2.0], [3.0, 1.0, 0.0]])
+    cpus = torch.tensor([[0.5, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    assert check._same_choices(x, torch.tensor([[0.0, 0.0, 0.5], [1.0, 0.0, 0.0]]), cpus)
+    assert not check._same_choices(x, torch.tensor([[0.0, 0.5, 0.0], [1.0, 0.0, 0.0]]), cpus)
+    assert not check._same_choices(x, torch.tensor([[0.0, 0.0, 0.6], [1.0, 0.0, 0.0]]), cpus)
+
+
+def test_where_the_cpu_lost_its_result_float64_is_the_measure() -> None:
+    x = torch.ones(3, dtype=torch.bfloat16)
+    lost = x * float("nan")
+
+    def compute(arguments: Any) -> torch.Tensor:
+        return 2 * arguments[0] if arguments[0].dtype == torch.float64 else lost
+
+    check._close((2 * x).to("mtia"), lost, compute, _sample(x))
+    with pytest.raises(check.Wrong):
+        check._close((3 * x).to("mtia"), lost, compute, _sample(x))
+
+
+def test_indices_that_the_operator_wants_on_the_host_stay_there() -> None:
+    sample = _sample(torch.arange(6.0), torch.tensor([2, 4]))
+    assert check._compare_forward(Operator("tensor_split", torch.tensor_split), sample, "float32")
+    assert check._compare_forward(Operator("to_sparse", lambda x: x.to_sparse()), _sample(torch.ones(2)), "") is False

@@ -145,6 +145,14 @@ def test_the_page_counts_routes_and_names_failures():
     assert "| `add` | yes |  |  |  |  | yes |" in page and "| `svd` | host |  |  |  |  | no |" in page
 
 
+def test_the_page_names_what_was_not_run():
+    some = [Unit("add", "", "float32"), Unit("svd", "", "float32"), Unit("var", "unbiased", "int32")]
+    page = support.markdown(found(result("add")), some)
+    assert "2 of 3 pairs of entry and dtype have no result yet" in page
+    assert "- float32: `svd`" in page and "- int32: `var.unbiased`" in page
+    assert "Not run" not in support.markdown(found(result("add")), some[:1])
+
+
 # --- PyTorch's entries ------------------------------------------------------------------------------------------------
 
 

@@ -80,11 +80,11 @@ def headline(support: Support) -> str:
     )
 
 
-def markdown(support: Support) -> str:
-    """The page docs/support.md."""
-    return (
-        "\n".join([*_top(support), *_counts(support), *_routes(support), *_failures(support), *_table(support)]) + "\n"
-    )
+def markdown(support: Support, wanted: Iterable[Unit] = ()) -> str:
+    """The page docs/support.md; `wanted`: all units there are, to name those without a result."""
+    parts = (_top, _counts, _routes, _failures)
+    lines = [line for part in parts for line in part(support)]
+    return "\n".join([*lines, *_not_run(support, wanted), *_table(support)]) + "\n"
 
 
 def _top(support: Support) -> list[str]:
@@ -125,6 +125,20 @@ def _failures(support: Support) -> list[str]:
     bad = [op for op in support.operators if support.first_error(op)]
     lines = [f"| `{op}` | {_escaped(support.first_error(op))} |" for op in bad]
     return ["## What fails", "", "| operator | first error |", "| --- | --- |", *lines, ""] if lines else []
+
+
+def _not_run(support: Support, wanted: Iterable[Unit]) -> list[str]:
+    missing = sorted(set(wanted) - set(support.results))
+    if not missing:
+        return []
+    total = len(missing) + len(support.results)
+    dtypes = ((dtype, [f"`{unit.entry}`" for unit in missing if unit.dtype == dtype]) for dtype in DTYPES)
+    lines = [f"- {dtype}: {', '.join(entries)}" for dtype, entries in dtypes if entries]
+    text = (
+        f"{len(missing)} of {total} pairs of entry and dtype have no result yet; an operator counts above by those that"
+        f" ran. {len({unit.op for unit in missing})} operators are concerned:"
+    )
+    return ["## Not run", "", text, "", *lines, ""]
 
 
 def _escaped(text: str) -> str:

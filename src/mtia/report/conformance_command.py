@@ -50,7 +50,7 @@ def conformance(
     found = support.Support({unit: r for unit, r in kept.read().items() if unit in set(wanted)})
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(support.markdown(found), encoding="utf-8")
+        report.write_text(support.markdown(found, wanted), encoding="utf-8")
         console.print(f"wrote {report}")
     if as_json:
         print(json.dumps(_json(found), indent=1))
