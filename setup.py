@@ -156,8 +156,7 @@ def find_compiler() -> str:
 
 
 def native_recipe() -> Recipe:
-    exact = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")  # a multiply and an add round each
-    flags = ("-O3", "-std=c++17", "-fPIC", "-fopenmp-simd", "-Wall", "-Wextra", *exact, *native_arch())
+    flags = ("-O3", "-std=c++17", "-fPIC", "-fopenmp-simd", "-Wall", "-Wextra", *native_arch())
     return Recipe(compile_flags=flags, link_flags=("-pthread",))
 
 

@@ -1,4 +1,4 @@
-"""What makes a launch quick changes no bit: the executor, lent tiles, big chunks, reductions known by name."""
+"""What makes a launch quick changes no bit: tapes, lent tiles, big chunks, reductions known by name."""
 
 import pytest
 import torch

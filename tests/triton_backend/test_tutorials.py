@@ -1,4 +1,4 @@
-"""Triton's tutorial kernels on the device, against PyTorch on the CPU; the executor against the interpreter."""
+"""Triton's tutorial kernels on the device, against PyTorch on the CPU; taped replays against the interpreter."""
 
 import pytest
 import torch
@@ -98,7 +98,7 @@ def test_06_fused_attention(causal, dtype):
     close(out, expected, dtype)
 
 
-def test_the_executor_gives_the_interpreters_bits():
+def test_a_taped_launch_gives_the_interpreters_bits():
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 2, 64, 32).to("mtia") for _ in range(3))
 

@@ -17,8 +17,24 @@ FILL = define(Operation("fill", ("value",), "value"))
 
 def copy_strided(dst: torch.Tensor, src: torch.Tensor) -> torch.Tensor:
     """dst[...] = src (broadcast, converted to dst's dtype), both on one device. Returns dst."""
+    if dst.is_complex() or src.is_complex():
+        return _copy_complex(dst, src)
     same_family = src.dtype.is_floating_point == dst.dtype.is_floating_point
     launch(COPY, dst, (src,), compute=src.dtype if same_family or dst.dtype == torch.bool else _between(src, dst))
+    return dst
+
+
+def _copy_complex(dst: torch.Tensor, src: torch.Tensor) -> torch.Tensor:
+    """Real and imaginary parts by themselves: a real source has no imaginary part, a real target drops it."""
+    if not dst.is_complex():
+        copy_strided(dst, torch.view_as_real(src).select(-1, 0))
+        return dst
+    parts = torch.view_as_real(dst)
+    if src.is_complex():
+        copy_strided(parts, torch.view_as_real(src))
+        return dst
+    copy_strided(parts.select(-1, 0), src)
+    fill(parts.select(-1, 1), 0)
     return dst
 
 
@@ -43,6 +59,12 @@ def cast(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def fill(x: torch.Tensor, value: Any) -> torch.Tensor:
     """x[...] = value (a number or a one-element tensor)."""
+    if x.is_complex():
+        number = complex(value.item() if isinstance(value, torch.Tensor) else value)
+        parts = torch.view_as_real(x)
+        fill(parts.select(-1, 0), number.real)
+        fill(parts.select(-1, 1), number.imag)
+        return x
     launch(FILL, x, (value,), compute=compute_dtype(x.dtype))
     return x
 
@@ -60,6 +82,30 @@ def fill_(x: torch.Tensor, value: Any) -> torch.Tensor:
 @aten("zero_")
 def zero_(x: torch.Tensor) -> torch.Tensor:
     return fill(x, 0)
+
+
+@aten("_efficientzerotensor")
+def efficient_zeros(
+    size: Sequence[int], *, dtype: Any = None, layout: Any = None, device: Any = None, pin_memory: Any = None
+) -> torch.Tensor:
+    """Gradients that are zero: with memory of their own, as ordinary tensors are (CPU's has none)."""
+    return torch.zeros(size, dtype=dtype, device=device)
+
+
+@aten("complex.out")
+def complex_out(real: torch.Tensor, imag: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    shape = torch.broadcast_shapes(real.shape, imag.shape)
+    if out.shape != shape:
+        out.resize_(shape)
+    parts = torch.view_as_real(out)
+    copy_strided(parts.select(-1, 0), real)
+    copy_strided(parts.select(-1, 1), imag)
+    return out
+
+
+@aten("polar.out")
+def polar_out(size: torch.Tensor, angle: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
+    return complex_out(size * angle.cos(), size * angle.sin(), out=out)
 
 
 @aten("cat.out")
@@ -89,7 +135,9 @@ ARANGE = define(
 
 @aten("arange.start_out")
 def arange_out(start: Any, end: Any, step: Any = 1, *, out: torch.Tensor) -> torch.Tensor:
-    """Values start, start + step, ... below end."""
+    """Values start, start + step, ... below end; of an int64 output whole numbers to begin with."""
+    if out.dtype == torch.int64:
+        start, end, step = int(start), int(end), int(step)
     is_int = all(isinstance(v, int) for v in (start, end, step))
     n = -((start - end) // step) if is_int else int(-((float(start) - float(end)) // float(step)))
     if out.numel() != n:
@@ -110,7 +158,7 @@ LINSPACE = define(
         scalars=("start", "end", "step", "half", "last"),
         body=lambda k: [
             f"i = lin.to({k.compute})",
-            k.store("out", "tl.where(i < half, start + step * i, end - step * (last - i))"),
+            k.store("out", "tl.where(i < half, libdevice.fma(step, i, start), libdevice.fma(-step, last - i, end))"),
         ],
     )
 )
@@ -121,11 +169,46 @@ def linspace_out(start: Any, end: Any, steps: int, *, out: torch.Tensor) -> torc
     if out.numel() != steps:
         out.resize_(steps)
     flat = out if out.is_contiguous() else torch.empty(steps, dtype=out.dtype, device=out.device)
-    wide = torch.float64 if out.dtype == torch.float64 else torch.float32
+    exact = out.dtype == torch.float64 or not out.dtype.is_floating_point
+    wide = torch.float64 if exact else torch.float32
+    if not out.dtype.is_floating_point:
+        start, end = int(start), int(end)
     ends = torch.tensor([float(start), float(end)], dtype=wide)  # rounded before the step, as PyTorch does
     step = ((ends[1] - ends[0]) / max(steps - 1, 1)).item()
     launch(LINSPACE, flat, (), (start, end, step, steps // 2 + (steps == 1), steps - 1), compute=wide)
     return out if flat is out else copy_strided(out, flat)
+
+
+@aten("logspace.out")
+def logspace_out(start: Any, end: Any, steps: int, base: float = 10.0, *, out: torch.Tensor) -> torch.Tensor:
+    """Whole outputs from whole exponents' ends, in float64 as PyTorch does."""
+    if out.numel() != steps:
+        out.resize_(steps)
+    whole = not out.dtype.is_floating_point
+    ends = (int(start), int(end)) if whole else (start, end)
+    wide = torch.float64 if whole else compute_dtype(out.dtype)
+    exponents = linspace_out(*ends, steps, out=torch.empty(steps, dtype=wide, device=out.device))
+    return copy_strided(out, torch.pow(base, exponents))
+
+
+def _triangle_indices(keep: Any, row: int, col: int, offset: int, dtype: Any, device: Any) -> torch.Tensor:
+    """[2, n]: rows and columns of a triangle, row by row."""
+    inside = keep(torch.ones((row, col), dtype=torch.bool, device=device), offset)
+    return cast(contiguous(inside.nonzero().t()), dtype or torch.int64)
+
+
+@aten("tril_indices")
+def tril_indices(
+    row: int, col: int, offset: int = 0, *, dtype: Any = None, layout: Any = None, device: Any = None, **_: Any
+) -> torch.Tensor:
+    return _triangle_indices(torch.tril, row, col, offset, dtype, device)
+
+
+@aten("triu_indices")
+def triu_indices(
+    row: int, col: int, offset: int = 0, *, dtype: Any = None, layout: Any = None, device: Any = None, **_: Any
+) -> torch.Tensor:
+    return _triangle_indices(torch.triu, row, col, offset, dtype, device)
 
 
 def _triangle(name: str, keep: str) -> Operation:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -64,8 +63,8 @@ def cdist_backward(
 
 
 def _pairs(n: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    rows = torch.triu_indices(n, n, 1)
-    return rows[0].contiguous().to(device), rows[1].contiguous().to(device)
+    rows = torch.triu_indices(n, n, 1, device=device)
+    return rows[0].contiguous(), rows[1].contiguous()
 
 
 @aten("_pdist_forward")
@@ -80,83 +79,6 @@ def pdist_backward(grad: torch.Tensor, x: torch.Tensor, p: float, distance: torc
     i, j = _pairs(x.shape[0], x.device)
     each = _distance_gradient(grad, x.index_select(0, i) - x.index_select(0, j), p, distance)
     return torch.zeros_like(x).index_add(0, i, each).index_add(0, j, -each)
-
-
-# --- sampling at points -----------------------------------------------------------------------------------------------
-
-_BILINEAR, _NEAREST = 0, 1
-_ZEROS, _BORDER, _REFLECTION = 0, 1, 2
-
-
-def _place(at: torch.Tensor, n: int, padding_mode: int, align_corners: bool) -> torch.Tensor:
-    """Coordinates -1 .. 1 as element positions, moved inside as the padding mode says."""
-    place = (at + 1) / 2 * (n - 1) if align_corners else ((at + 1) * n - 1) / 2
-    if padding_mode == _REFLECTION:
-        low, span = (0.0, float(n - 1)) if align_corners else (-0.5, float(n))
-        if span == 0:
-            return torch.zeros_like(place)
-        off = (place - low).abs()
-        turns, rest = torch.floor(off / span), torch.fmod(off, span)
-        place = torch.where(torch.fmod(turns, 2) == 0, rest + low, span - rest + low)
-    return place if padding_mode == _ZEROS else place.clamp(0, n - 1)
-
-
-def _picked(x: torch.Tensor, places: Sequence[torch.Tensor]) -> torch.Tensor:
-    """x [N, C, *sizes] at whole positions [N, *out], zero outside."""
-    n, channels, sizes = x.shape[0], x.shape[1], x.shape[2:]
-    flat = torch.zeros(places[0].shape, dtype=torch.int64, device=x.device)
-    inside = torch.ones(places[0].shape, dtype=torch.bool, device=x.device)
-    for place, size in zip(places, sizes, strict=True):
-        inside = inside & (place >= 0) & (place < size)
-        flat = flat * size + place.clamp(0, size - 1).to(torch.int64)
-    index = flat.reshape(n, 1, -1).expand(n, channels, -1)
-    found = x.reshape(n, channels, -1).gather(2, index).reshape(n, channels, *flat.shape[1:])
-    return torch.where(inside.unsqueeze(1), found, torch.zeros_like(found))
-
-
-def grid_sample(x: torch.Tensor, grid: torch.Tensor, mode: int, padding_mode: int, align_corners: bool) -> torch.Tensor:
-    """x [N, C, *sizes], grid [N, *out, dims] with the last size's coordinate first: linear or nearest."""
-    sizes = x.shape[2:]
-    n_dims = len(sizes)
-    places = [_place(grid[..., n_dims - 1 - d], n, padding_mode, align_corners) for d, n in enumerate(sizes)]
-    if mode == _NEAREST:
-        return _picked(x, [torch.round(p) for p in places])
-    lows = [torch.floor(p) for p in places]
-    total: torch.Tensor | None = None
-    for corner in product((0, 1), repeat=n_dims):
-        weight: torch.Tensor | None = None
-        for place, low, up in zip(places, lows, corner, strict=True):
-            part = place - low if up else 1 - (place - low)
-            weight = part if weight is None else weight * part
-        assert weight is not None
-        term = _picked(x, [low.detach() + up for low, up in zip(lows, corner, strict=True)]) * weight.unsqueeze(1)
-        total = term if total is None else total + term
-    assert total is not None
-    return total
-
-
-aten("grid_sampler_3d")(grid_sample)
-
-
-def _sampled_backward(function: Callable[..., torch.Tensor]) -> Callable[..., Any]:
-    def backward(
-        grad: torch.Tensor, x: torch.Tensor, grid: torch.Tensor, mode: int, padding_mode: int, align_corners: bool,
-        output_mask: Sequence[bool],
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:  # fmt: skip
-        found = gradients(lambda a, b: function(a, b, mode, padding_mode, align_corners), (x, grid), grad)
-        return (found[0] if output_mask[0] else None), found[1] if len(output_mask) < 2 or output_mask[1] else None
-
-    return backward
-
-
-def _sample_2d(x: torch.Tensor, grid: torch.Tensor, mode: int, padding_mode: int, align_corners: bool) -> torch.Tensor:
-    if mode in (_BILINEAR, _NEAREST):
-        return grid_sample(x, grid, mode, padding_mode, align_corners)
-    return KERNELS["grid_sampler_2d"](x, grid, mode, padding_mode, align_corners)
-
-
-aten("grid_sampler_2d_backward")(_sampled_backward(_sample_2d))
-aten("grid_sampler_3d_backward")(_sampled_backward(grid_sample))
 
 
 # --- padding by the border --------------------------------------------------------------------------------------------

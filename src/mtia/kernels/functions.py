@@ -54,6 +54,24 @@ def both(a, b):
 
 
 @triton.jit
+def gcd(a, b):
+    """Greatest common divisor of integers, not negative; gcd(0, b) = |b|. Euclid, until no lane has a remainder."""
+    a, b = tl.broadcast(tl.abs(a), tl.abs(b))
+    while tl.max((b != 0).to(tl.int32), None) > 0:
+        rest = tl.where(b != 0, a % tl.where(b != 0, b, 1), 0)
+        a = tl.where(b != 0, b, a)
+        b = rest
+    return a
+
+
+@triton.jit
+def lcm(a, b):
+    """Least common multiple of integers, not negative; 0 where either is."""
+    divisor = gcd(a, b)
+    return tl.abs(a // tl.where(divisor != 0, divisor, 1) * b)
+
+
+@triton.jit
 def floor_div_int(a, b):
     """Integer quotient rounded towards minus infinity."""
     q = a // b

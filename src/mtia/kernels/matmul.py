@@ -211,6 +211,7 @@ def _multiply_integers(
     x: torch.Tensor, y: torch.Tensor, out: torch.Tensor, c: torch.Tensor | None, alpha: Any, beta: Any
 ) -> None:
     """Types the dot product engine has no path for (16- to 64-bit integers): products, then a sum, on the SFU."""
+    alpha, beta = int(alpha), int(beta)  # as PyTorch does
     B, M, K = x.shape
     N = y.shape[2]
     products = torch.empty((B, M, N, K), dtype=x.dtype, device=x.device)

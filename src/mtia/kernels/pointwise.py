@@ -189,6 +189,8 @@ _BINARY: tuple[tuple[str, str, Rule, str, dict[str, Any]], ...] = (
     ("bitwise_xor", "bitwise_xor.Tensor_out", P, "x ^ other", {}),
     ("shift_left", "bitwise_left_shift.Tensor_out", P, "x << other", {}),
     ("shift_right", "bitwise_right_shift.Tensor_out", P, "x >> other", {}),
+    ("gcd", "gcd.out", P, "fn.gcd(x, other)", {}),
+    ("lcm", "lcm.out", P, "fn.lcm(x, other)", {}),
     ("logical_and", "logical_and.out", P, "(x != 0) & (other != 0)", {}),
     ("logical_or", "logical_or.out", P, "(x != 0) | (other != 0)", {}),
     ("logical_xor", "logical_xor.out", P, "(x != 0) != (other != 0)", {}),

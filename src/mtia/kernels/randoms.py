@@ -178,8 +178,8 @@ def native_dropout(x: torch.Tensor, p: float, train: bool | None) -> tuple[torch
 
 @aten("native_dropout_backward")
 def native_dropout_backward(g: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
-    out = torch.empty_like(g)
-    launch(DROPOUT, out, (g, mask), (scale,), compute=compute_dtype(g.dtype))
+    out = torch.empty_like(g, dtype=g.dtype if g.dtype.is_floating_point else torch.get_default_dtype())
+    launch(DROPOUT, out, (g, mask), (scale,), compute=compute_dtype(out.dtype))
     return out
 
 

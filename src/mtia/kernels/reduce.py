@@ -56,6 +56,7 @@ _FOLDS = (
     Fold("amax_abs", "zero", "fn.nan_max(acc, x)", "tl.reduce(acc, AXIS, fn.nan_max)", "tl.abs(x)", again="amax"),
     Fold("amin_abs", "high", "fn.nan_min(acc, x)", "tl.reduce(acc, AXIS, fn.nan_min)", "tl.abs(x)", again="amin"),
     Fold("prod", "one", "acc * x", "tl.reduce(acc, AXIS, fn.multiply)"),
+    Fold("xor", "zero", "acc ^ x", "tl.xor_sum(acc, AXIS)"),
     Fold("any", "zero", "acc | x", "tl.reduce(acc, AXIS, fn.either)", "(x != 0).to(tl.int32)"),
     Fold("all", "one", "acc & x", "tl.reduce(acc, AXIS, fn.both)", "(x != 0).to(tl.int32)"),
     Fold(
@@ -517,6 +518,19 @@ def all_out(x: torch.Tensor, dim: Any = None, keepdim: bool = False, *, out: tor
 @aten("all.all_out")
 def all_all_out(x: torch.Tensor, *, out: torch.Tensor) -> torch.Tensor:
     return _logical("all", x, None, False, out)
+
+
+@aten("hash_tensor.out")
+def hash_tensor_out(
+    x: torch.Tensor, dim: Any = (), *, keepdim: bool = False, mode: int = 0, out: torch.Tensor
+) -> torch.Tensor:
+    """Exclusive or of the elements' 64 bits: of floats as float64, of integers as int64 (mode 0, the only one)."""
+    bits = cast(x, torch.float64).view(torch.int64) if x.dtype.is_floating_point else cast(x, torch.int64)
+    shape = reduced_shape(x.shape, normalise_dims(dim, x.dim()), keepdim)
+    if list(out.shape) != shape:
+        out.resize_(shape)
+    _run("xor", bits, dim, keepdim, out.view(torch.int64), torch.int64)
+    return out
 
 
 @aten("count_nonzero.dim_IntList")

@@ -10,6 +10,7 @@ import torch
 
 from mtia import _C
 from mtia.kernels import (
+    complex_pairs,
     convolution,
     copy,
     ctc,
@@ -28,6 +29,7 @@ from mtia.kernels import (
     randoms,
     reduce,
     resample,
+    sampling,
     scaled_mm,
     scan,
     segments,
@@ -39,6 +41,7 @@ from mtia.kernels import (
 from mtia.kernels.registry import KERNELS
 
 FAMILIES = (
+    complex_pairs,
     convolution,
     copy,
     ctc,
@@ -57,6 +60,7 @@ FAMILIES = (
     randoms,
     reduce,
     resample,
+    sampling,
     scaled_mm,
     scan,
     segments,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 
 from mtia.kernels.registry import aten
@@ -23,12 +25,33 @@ def _runs(rows: torch.Tensor, *, inverse: bool, counts: bool) -> Found:
     return rows.index_select(0, first), run if inverse else none, length
 
 
+PAIRWISE_ELEMENTS = 1 << 21  # of all pairs of rows: up to so many they are compared at once
+
+
 def _ordered(rows: torch.Tensor) -> torch.Tensor:
-    """Order of the rows of [n, width], the first column first: stable sorts from the last column on."""
-    order = torch.arange(rows.shape[0], device=rows.device)
-    for column in reversed(range(rows.shape[1])):
+    """Order of the rows of [n, width], the first column first, equal rows as they come."""
+    n, width = rows.shape
+    if width > 1 and n * n * width <= PAIRWISE_ELEMENTS:
+        return _ordered_by_pairs(rows)
+    order = torch.arange(n, device=rows.device)
+    for column in reversed(range(width)):  # stable sorts from the last column on
         order = order.index_select(0, torch.sort(rows[:, column].index_select(0, order), stable=True).indices)
     return order
+
+
+def _ordered_by_pairs(rows: torch.Tensor) -> torch.Tensor:
+    """As `_ordered`: a row's place is the number of rows before it. NaN is the greatest."""
+    n = rows.shape[0]
+    one, other = rows.unsqueeze(1), rows.unsqueeze(0)
+    differs = (one != other) & ((one == one) | (other == other))
+    column = differs.to(torch.int32).argmax(-1)  # the first that differs
+    mine = rows.gather(1, column)
+    theirs = mine.new_empty(n, n).copy_(rows.gather(1, column.t().contiguous()).t())
+    before = (mine < theirs) | ((mine == mine) & (theirs != theirs))  # [i, j]: row i comes before row j
+    at = torch.arange(n, device=rows.device)
+    equal = ~differs.any(-1)
+    before = before | (equal & (at.unsqueeze(1) < at.unsqueeze(0)))
+    return torch.empty_like(at).scatter(0, before.sum(0), at)
 
 
 def _distinct(rows: torch.Tensor, *, inverse: bool, counts: bool) -> Found:
@@ -55,7 +78,8 @@ def unique(x: torch.Tensor, sorted: bool = True, return_inverse: bool = False) -
 
 
 def _along(x: torch.Tensor, dim: int) -> torch.Tensor:
-    return x.movedim(dim, 0).reshape(x.shape[dim], -1)
+    first = x.movedim(dim, 0)
+    return first.reshape(first.shape[0], prod(first.shape[1:]))
 
 
 def _placed(x: torch.Tensor, dim: int, rows: torch.Tensor) -> torch.Tensor:

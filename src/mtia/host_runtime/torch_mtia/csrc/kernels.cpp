@@ -109,9 +109,6 @@ at::Tensor contiguous_like(const at::Tensor& like, at::ScalarType dtype) {
 }
 
 bool has_lazy_bits(const at::Tensor& t) { return t.is_conj() || t.is_neg(); }
-bool same_lazy_bits(const at::Tensor& a, const at::Tensor& b) {
-  return a.is_conj() == b.is_conj() && a.is_neg() == b.is_neg();
-}
 
 // The tensor's bytes as they lie in memory, without the conjugate and negative bits.
 at::Tensor as_stored(const at::Tensor& t) {
@@ -169,11 +166,11 @@ at::Tensor copy_from(const at::Tensor& self, const at::Tensor& dst, bool non_blo
   if (dst.numel() == 0) return dst;
   const at::Tensor src = self.sizes() == dst.sizes() ? self : self.expand(dst.sizes());
   const bool from_device = src.is_mtia(), to_device = dst.is_mtia();
-  if (from_device && to_device && !same_lazy_bits(src, dst)) {
-    host_copy(dst, src);
-  } else if (from_device && to_device) {
+  if (from_device && to_device) {
     const at::Tensor to = as_stored(dst), from = as_stored(src);
     src.device() == dst.device() ? device_copy(to, from) : peer_copy(to, from);
+    if (src.is_conj() != dst.is_conj()) at::view_as_real(to).select(-1, 1).neg_();
+    if (src.is_neg() != dst.is_neg()) (to.is_complex() ? at::view_as_real(to) : to).neg_();
   } else if (to_device) {
     upload(dst, src, non_blocking);
   } else {
