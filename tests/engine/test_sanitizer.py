@@ -388,6 +388,24 @@ def test_memory_that_the_host_wrote_is_written():
     assert torch.equal(out.cpu(), 2 * torch.arange(64.0))
 
 
+def test_what_a_resize_keeps_is_written_and_what_it_adds_is_not():
+    x = ones(64)
+    x.resize_(4096)
+    out = unwritten(64)
+    double[(1,)](x[:64], out, BLOCK=64)
+    assert out.sum().item() == 128
+    with pytest.raises(UNWRITTEN, match="offset 256 bytes of 'x_ptr'"):
+        double[(1,)](x, unwritten(128), BLOCK=128)
+
+
+def test_the_backward_threads_kernels_are_watched_too():
+    w = ones(8, 8).requires_grad_()
+    (w * 3).sum().backward()
+    out = unwritten(64)
+    double[(1,)](w.grad.view(-1), out, BLOCK=64)  # written by autograd's thread
+    assert out.sum().item() == 2 * 3 * 64
+
+
 def test_a_block_handed_out_again_is_unwritten_again():
     first = ones(4096)
     address = first.data_ptr()

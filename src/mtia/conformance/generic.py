@@ -326,10 +326,15 @@ def run_all() -> list[Case]:
         done = subprocess.run(
             [sys.executable, "-m", "mtia.conformance.generic", "--family", family], stdout=subprocess.PIPE, text=True
         )
-        found += [Case(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith('{"family"')]
+        found += read_cases(done.stdout)
         if done.returncode:
             found.append(Case(family, "(the rest)", "fail", f"the process died with {done.returncode}"))
     return found
+
+
+def read_cases(text: str) -> list[Case]:
+    """The cases that `--family` printed, one JSON line each."""
+    return [Case(**json.loads(line)) for line in text.splitlines() if line.startswith('{"family"')]
 
 
 def markdown(cases: list[Case]) -> str:
@@ -378,12 +383,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mtia.conformance.generic")
     parser.add_argument("--report", type=Path, help="write the page here")
     parser.add_argument("--family", choices=list(FAMILIES), help="this one alone, a JSON line a case")
+    parser.add_argument("--read", type=Path, nargs="+", help="the page of what `--family` printed into these files")
     options = parser.parse_args()
     if options.family:
         for case in run_family(options.family):
             print(json.dumps(asdict(case)), flush=True)
         return
-    cases = run_all()
+    cases = [c for file in options.read for c in read_cases(file.read_text())] if options.read else run_all()
     text = markdown(cases)
     if options.report:
         options.report.write_text(text)

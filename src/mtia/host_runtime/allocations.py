@@ -82,6 +82,11 @@ def follow_knob() -> None:
             block.written_is_known = False
 
 
+def is_watching() -> bool:
+    """Whether launches are sanitized now: process-wide, so that autograd's threads are as the thread that asked."""
+    return _state.is_on
+
+
 def allocated(device: int, address: int, n_bytes: int) -> None:
     pool = graphs.pool_being_filled(device)
     _state.live[address] = Block(device, address, n_bytes, _lines_of(sys._getframe().f_back), pool)
@@ -135,4 +140,4 @@ def _lines_of(frame: FrameType | None) -> Lines:
     return tuple(users or inner[:MOST_FRAMES])
 
 
-__all__ = ["Block", "allocated", "follow_knob", "freed", "freed_block", "live_block", "neighbours"]
+__all__ = ["Block", "allocated", "follow_knob", "freed", "freed_block", "is_watching", "live_block", "neighbours"]

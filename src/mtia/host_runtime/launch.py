@@ -29,7 +29,7 @@ from mtia.engine.timeline import KernelTiming
 from mtia.engine.timing import run_timed
 from mtia.engine.trace import Access, Trace
 from mtia.errors import MisalignedAccess, MtiaError, OutOfBoundsAccess
-from mtia.host_runtime import graphs, sanitizer, silicon
+from mtia.host_runtime import allocations, graphs, sanitizer, silicon
 from mtia.host_runtime.clock import clock
 from mtia.host_runtime.record import Kind, Work
 from mtia.program import commands as c
@@ -145,7 +145,7 @@ def launch(program: TileProgram, grid: tuple[int, int, int], arguments: Sequence
     device = _device_of(arguments)
     graph = graphs.capturing(device, stream)
     if graph is not None:
-        kept = sanitizer.captured(arguments, graph.pool) if knobs.get().sanitize else list(arguments)
+        kept = sanitizer.captured(arguments, graph.pool) if allocations.is_watching() else list(arguments)
         graph.add(program.name, lambda: launch_now(program, grid, kept, stream, device))
         return
     launch_now(program, grid, arguments, stream, device)
@@ -157,12 +157,12 @@ def launch_now(
     spec = silicon.chip()
     site = site_of(program, spec)
     plain = [_plain(a) for a in arguments]
-    values, sanitize = knobs.get().values, knobs.get().sanitize
+    values, sanitize = knobs.get().values, allocations.is_watching()
     if sanitize:
-        allocations = sanitizer.allocations_of(program, site.pointers, arguments)
+        held = sanitizer.allocations_of(program, site.pointers, arguments)
     else:
-        allocations = _allocations(site, plain) if values or site.data_dependent else ()
-    request = Launch(program=site.program, grid=grid, arguments=plain, allocations=allocations)
+        held = _allocations(site, plain) if values or site.data_dependent else ()
+    request = Launch(program=site.program, grid=grid, arguments=plain, allocations=held)
     try:
         timed = _timed(request, site, spec, residency_of(device, spec))
         if values and sanitize:

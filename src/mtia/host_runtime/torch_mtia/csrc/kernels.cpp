@@ -60,7 +60,11 @@ at::Tensor empty_strided(at::IntArrayRef size, at::IntArrayRef stride, MaybeDtyp
 
 const at::Tensor& resize_(const at::Tensor& self, at::IntArrayRef size, std::optional<at::MemoryFormat> format) {
   const c10::DeviceGuard guard(self.device());
-  return at::native::resize_(self, size, format);
+  const void* data = self.storage().data();
+  const size_t n_bytes = self.storage().nbytes();
+  at::native::resize_(self, size, format);
+  if (self.storage().data() != data) mark_written(self.storage().data(), std::min(n_bytes, self.storage().nbytes()));
+  return self;
 }
 
 at::Tensor& set_empty(at::Tensor& self) {
