@@ -28,6 +28,7 @@ COMMANDS = {
     "roadmap": "mtia.report.roadmap_command",
     "conformance": "mtia.report.conformance_command",
     "train": "mtia.report.train_command",
+    "quality": "mtia.report.quality_command",
     "suite": "mtia.report.suite_command",
     "models": "mtia.report.models_command",
 }

@@ -24,6 +24,7 @@ ALU_OPS = frozenset((
     "clampf_nan", "select", "cmpf", "floor", "ceil", "trunc", "addi", "subi", "muli", "andi", "ori", "xori", "shli",
     "shrsi", "shrui", "maxsi", "minsi", "maxui", "minui", "cmpi", "absi", "mulhiui", "addptr",
 ))  # fmt: skip
+EXPONENTIALS = frozenset(("exp", "exp2"))  # of softmax, attention and the gates of a feed-forward
 SPLIT_PASSES = {"bf16x3": ("bf16", 3), "bf16x6": ("bf16", 6), "tf32x3": ("tf32", 3)}
 
 _DTYPES = {
@@ -158,6 +159,9 @@ def _ew(command: Command, spec: ChipSpec) -> Cost:
     type_ = _wider(command)
     if type_.is_scalar:
         return _scalar()
+    if command.op in EXPONENTIALS and spec.pe.sfu.exp_elements_per_cycle:
+        passes = spec.pe.sfu.lut_elements_per_cycle / spec.pe.sfu.exp_elements_per_cycle
+        return _elementwise(type_.n_elements, type_.element, spec, table=True, passes=passes)
     return _elementwise(type_.n_elements, type_.element, spec, table=command.op not in ALU_OPS)
 
 
@@ -168,6 +172,8 @@ def _convert(command: Command, spec: ChipSpec) -> Cost | None:
     if type_.is_scalar:
         return _scalar()
     if command.op in ("bitcast", "ptr_to_int", "int_to_ptr"):
+        return FREE
+    if spec.pe.sfu.free_conversion and all(v.type.element.is_float for v in (*command.operands, *command.results)):
         return FREE
     return _elementwise(type_.n_elements, type_.element, spec)
 

@@ -21,6 +21,7 @@ from mtia.chips.spec import ChipSpec
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 
 MOST_CANDIDATES = 4
+WIDE = 256
 MINOR_FRAC = 0.25  # weight of what does not bind, in the order of candidates
 
 
@@ -73,29 +74,32 @@ def plain_tiling(M: int, N: int, K: int) -> Tiling:
 def legal_tilings(B: int, M: int, N: int, K: int, operand: torch.dtype | Operand, spec: ChipSpec) -> list[Tiling]:
     """Tilings that fit: two slots of both operands in local memory beside the result, the accumulator in its place.
 
-    Few, spread over the useful range, the most promising (enough programs for the grid, deep steps) first. Elements
-    below a byte may take wider and deeper tiles: their multiply outruns the loads of a narrow one.
+    Few, spread over the useful range, the most promising (enough programs for the grid, deep steps) first. Where
+    the accumulators hold a tile of 256 x 256 (MTIA 400 and later: a whole work unit stays in CREG), it is a candidate;
+    elements below a byte may take deeper steps. A wide tile may also take four slots: its loads then hide behind
+    a multiply that is short beside the way to SRAM.
     """
     operand = operand if isinstance(operand, Operand) else operand_of(operand)
     size = operand.n_bytes
-    sides = (16, 32, 64, 128, 256) if size < 1 else (16, 32, 64, 128)
+    sides = (16, 32, 64, 128, *((WIDE,) if spec.pe.dpe.accumulator_bytes >= 4 * WIDE * WIDE else ()))
     rows = sorted({min(m, next_power_of_2(M)) for m in sides})  # a vector is not padded to a block
     columns = sorted({min(n, max(16, next_power_of_2(N))) for n in sides})
     depths = sorted(
         {min(k, max(16, next_power_of_2(K))) for k in ((64, 128, 256, 512) if size < 1 else (64, 128, 256))}
     )
     fitting = [
-        Tiling(m, n, k)
+        Tiling(m, n, k, slots)
         for m in rows
         for n in columns
         for k in depths
-        if _bytes(m, n, k, size) <= spec.pe.local_memory_bytes
+        for slots in ((2, 4) if m == n == WIDE else (2,))
+        if _bytes(m, n, k, size, slots) <= spec.pe.local_memory_bytes
     ]
     return sorted(fitting, key=lambda t: _estimate(t, B, M, N, K, operand, spec))[:MOST_CANDIDATES]
 
 
-def _bytes(m: int, n: int, k: int, size: float) -> float:
-    return 2 * (m + n) * k * size + m * n * (size + 4) + 4096
+def _bytes(m: int, n: int, k: int, size: float, slots: int = 2) -> float:
+    return slots * (m + n) * k * size + m * n * (size + 4) + 4096
 
 
 def _estimate(t: Tiling, B: int, M: int, N: int, K: int, operand: Operand, spec: ChipSpec) -> float:
@@ -169,6 +173,7 @@ def _code_digest() -> str:
         *(root / "engine" / "csrc").glob("*.cpp"),
         root / "kernels" / "matmul.py",
         root / "kernels" / "scaled_matmul.py",
+        root / "kernels" / "tiling.py",
     ]
     digest = hashlib.sha256()
     for file in sorted(files):
