@@ -5,6 +5,7 @@
     mtia.simulated_time_s()      the simulated clock
     mtia.quantize(model, plan)   linear layers in INT8, FP8, MX8, MX4
     mtia.host_fallbacks()        operators the host computed, counted
+    mtia.graphed(f, *examples)   f captured in a device graph and replayed
 
 Importing this package does not import torch.
 """
@@ -23,6 +24,7 @@ _HOME = {
     "host_fallbacks": ("mtia.host_runtime.fallback", "counts"),
     "reset_host_fallbacks": ("mtia.host_runtime.fallback", "reset"),
     "session": ("mtia.host_runtime.record", "session"),
+    "graphed": ("mtia.host_runtime.graphed", "graphed"),
     "quantize": ("mtia.quantization.quantize", "quantize"),
 }
 """Public names that live in modules loaded on first use."""

@@ -10,7 +10,7 @@ from mtia.architectures.result import Outcome, Result, Times, Unit, ended
 from mtia.conformance.journal import Journal
 from mtia.conformance.runner import Answers, run
 
-TIMES = Times(forward_s=4e-4, step_s=1.2e-3, kernels_forward=39, kernels_step=109)
+TIMES = Times(forward_s=4e-4, step_s=1.2e-3, kernels_forward=39, kernels_step=109, attention_kernels=8)
 LLAMA = Result(
     name="llama", dtype="float32", family="text decoder", outcome=Outcome.PASS, error_share=0.158, graphs=2,
     kernels_forward=39, kernels_step=109, times={"mtia300": TIMES, "mtia400": TIMES}, compile_s=30.2, wall_s=41.7,
@@ -22,7 +22,7 @@ def test_a_row_a_model() -> None:
     text = page.markdown({LLAMA.unit: LLAMA, DEAD.unit: DEAD})
     assert "1 of 2 pass" in text
     assert (
-        "| llama | text decoder | float32 | yes | 16 % | 0 | 2 | 39 | 109 | 400 µs | 1.2 ms | 400 µs | 1.2 ms | 30 s "
+        "| llama | text decoder | float32 | yes | 16 % | 0 | 2 | 39 | 109 | 8 | 400 µs | 1.2 ms | 400 µs | 1.2 ms | 30 s "
         "| 42 s |"
     ) in text
     assert "- `t5 float32`: the process ended with exit code 3" in text

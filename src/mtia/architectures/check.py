@@ -215,18 +215,21 @@ def _times(program: Program) -> Times:
     forward, step = program.once()
     forward()
     step()
-    (forward_s, kernels_forward), (step_s, kernels_step) = _measure(forward), _measure(step)
-    return Times(forward_s=forward_s, step_s=step_s, kernels_forward=kernels_forward, kernels_step=kernels_step)
+    (forward_s, in_forward), (step_s, in_step) = _measure(forward), _measure(step)
+    return Times(
+        forward_s=forward_s, step_s=step_s, kernels_forward=len(in_forward), kernels_step=len(in_step),
+        attention_kernels=sum(name.startswith("mtia_attention") for name in in_step),
+    )  # fmt: skip
 
 
-def _measure(run: Callable[[], object]) -> tuple[float, int]:
-    """Simulated seconds from an idle device to an idle device, and kernels launched."""
+def _measure(run: Callable[[], object]) -> tuple[float, list[str]]:
+    """Simulated seconds from an idle device to an idle device, and the kernels launched."""
     torch.mtia.synchronize()
     begin_fs = clock().now_fs
     with session() as log:
         run()
         torch.mtia.synchronize()
-    return fs_to_s(clock().now_fs - begin_fs), len(log.of_kind(Kind.KERNEL))
+    return fs_to_s(clock().now_fs - begin_fs), [span.name for span in log.of_kind(Kind.KERNEL)]
 
 
 def _times_by_chip(program: Program, with_values: Times) -> Iterator[tuple[str, Times]]:

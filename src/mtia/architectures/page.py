@@ -20,7 +20,7 @@ def chips_of(results: Sequence[Result]) -> list[str]:
 def headings(chips: Sequence[str]) -> list[str]:
     times = [f"{chip} {what}" for chip in chips for what in ("forward", "step")]
     return ["architecture", "family", "dtype", "passes", "error", "host routes", "graphs", "kernels forward",
-            "kernels step", *times, "compile", "wall"]  # fmt: skip
+            "kernels step", "of them attention", *times, "compile", "wall"]  # fmt: skip
 
 
 def row(result: Result, chips: Sequence[str]) -> list[str]:
@@ -31,6 +31,7 @@ def row(result: Result, chips: Sequence[str]) -> list[str]:
         result.name, result.family, result.dtype, PASSED[result.outcome],
         f"{100 * result.error_share:.0f} %" if ran else "-", str(sum(result.fallbacks.values())),
         *(str(n) if ran else "-" for n in (result.graphs, result.kernels_forward, result.kernels_step)),
+        str(next(iter(result.times.values())).attention_kernels) if ran else "-",
         *(cell for pair in times for cell in pair),
         f"{result.compile_s:.0f} s" if ran else "-", f"{result.wall_s:.0f} s",
     ]  # fmt: skip
@@ -68,7 +69,8 @@ def markdown(found: Mapping[Unit, Result]) -> str:
         "  (`src/mtia/architectures/check.py`). The optimiser (PyTorch's fused AdamW, one kernel a parameter) is held",
         "  to the CPU's on the same gradients. *error* is the largest deviation as a share of what is allowed.",
         "- **graphs**: what Dynamo compiled: one each for forward and training where nothing breaks.",
-        "- **kernels**: launches of one forward pass (no gradients) and of one step (forward, backward, AdamW).",
+        "- **kernels**: launches of one forward pass (no gradients) and of one step (forward, backward, AdamW); of",
+        "  these, fused attention (0: the model composes it, or has a learnt mask or none).",
         "- **times** are simulated, from an idle device to an idle device, launches included, second run. At this size",
         "  nearly all of it is launches; it says nothing about the models at their real size.",
         "- **compile** (Dynamo to Triton, all graphs, no cache) and **wall** (everything, the CPU's references too)",

@@ -24,12 +24,14 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """Simulated time of a forward pass and of a training step on one chip, and the kernels launched in each."""
+    """Simulated time of a forward pass and of a training step on one chip, and the kernels launched in each;
+    `attention_kernels`: how many of the step's are fused attention."""
 
     forward_s: float
     step_s: float
     kernels_forward: int
     kernels_step: int
+    attention_kernels: int = 0
 
 
 @dataclass(slots=True, kw_only=True)

@@ -362,6 +362,7 @@ def attention(
     q_first: int = 0,
     v_scale: float = 1.0,
     with_lse: bool = False,
+    out: torch.Tensor | None = None,
     out_dtype: torch.dtype | None = None,
     tile: tuple[int, int] = (64, 64),
     packed: bool = False,
@@ -371,6 +372,7 @@ def attention(
 
     causal: query i sees keys up to q_first + i. window: and of those the last `window` (0: all). scale: default
     1 / sqrt(D); float8 operands' own scales belong in it and in v_scale. Also returns log-sum-exp [B, H, S_q] if asked.
+    out: written to and returned, any strides; else a new contiguous tensor.
     tile: queries and keys of one block; packed: all query heads of a KV head share the rows of one program.
     """
     B, H, S_q, D = q.shape
@@ -378,7 +380,8 @@ def attention(
     group = _check_heads("attention", H, H_kv)
     if window and not causal:
         raise ValueError(f"attention: a window of {window} tokens needs causal=True")
-    out = torch.empty((B, H, S_q, D), dtype=out_dtype or q.dtype, device=q.device)
+    if out is None:
+        out = torch.empty((B, H, S_q, D), dtype=out_dtype or q.dtype, device=q.device)
     lse = torch.empty((B, H, S_q), dtype=torch.float32, device=q.device) if with_lse else None
     if out.numel() == 0:
         return out, lse
