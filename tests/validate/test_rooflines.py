@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from mtia import chips
+from mtia.validate.aims import verdicts
 from mtia.validate.cases import AttentionCase, CollectiveCase, GemmCase, MoeCase
-from mtia.validate.rooflines import LEAST_ROWS, fit, roof_times, rooflines
+from mtia.validate.predict import Answer, Status
+from mtia.validate.results import RowResult
+from mtia.validate.rooflines import LEAST_ROWS, fit, least_s, roof_times, rooflines
 from mtia.validate.work import work_of
 from mtia.workloads.prediction import Protocol
 
@@ -77,3 +80,16 @@ def test_too_few_rows_have_no_fit():
     cases = [replace(GEMM, line=i) for i in range(LEAST_ROWS - 1)]
     plain, calibrated, fits = rooflines(cases, {"h100_sxm": chips.load("h100_sxm")})
     assert not fits and np.isfinite(plain).all() and np.isnan(calibrated).all()
+
+
+def test_no_row_is_faster_than_the_pins_for_what_sram_cannot_hold():
+    chip = chips.load("h100_sxm")
+    small, large = attention(decode=True, batch=1), attention(decode=True, batch=512, seq=65536)
+    work = work_of(large)
+    assert work is not None and least_s(small, chip) == 0.0
+    assert least_s(large, chip) == (work.n_bytes - chip.sram.capacity_bytes) / chip.dram.bytes_per_s
+    row = RowResult(case=large, chip="h100_sxm", answer=Answer(status=Status.PREDICTED, seconds=1.0), least_s=2e-3)
+    assert not row.is_possible and replace(row, least_s=5e-4).is_possible  # measured: 1 ms
+    titles = [v.title for v in verdicts([row, replace(row, least_s=0.0)])]
+    assert "attention decode that memory pins allow, mean" in titles
+    assert [v.n for v in verdicts([row, replace(row, least_s=0.0)]) if "decode" in v.title] == [2, 2, 1, 1]

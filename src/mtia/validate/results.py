@@ -11,20 +11,29 @@ import numpy as np
 from mtia.chips.spec import ChipSpec
 from mtia.validate.cases import Case, RelativeCollectiveCase
 from mtia.validate.predict import Answer, Status
-from mtia.validate.rooflines import Fit, rooflines
+from mtia.validate.rooflines import Fit, least_s, rooflines
 
 BANDS_S = (10e-6, 50e-6, 250e-6, 1e-3, 10e-3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowResult:
-    """A predicted row. `roofline_s`, `calibrated_s`: None where there is no roofline for it."""
+    """A predicted row. `roofline_s`, `calibrated_s`: None where there is no roofline for it.
+
+    `least_s`: what memory needs at its pin rate for all that SRAM cannot hold.
+    """
 
     case: Case
     chip: str
     answer: Answer
     roofline_s: float | None = None
     calibrated_s: float | None = None
+    least_s: float = 0.0
+
+    @property
+    def is_possible(self) -> bool:
+        """Measured no faster than the memory's pins allow."""
+        return self.measured_s >= self.least_s
 
     @property
     def measured_s(self) -> float:
@@ -54,7 +63,8 @@ def collect(
     found: dict[Status, list[RowResult]] = {status: [] for status in Status}
     for case, answer in zip(cases, answers, strict=True):
         chip = specs[case.system].name if case.system in specs else case.system
-        found[answer.status].append(RowResult(case=case, chip=chip, answer=answer))
+        least = least_s(case, specs[case.system]) if case.system in specs else 0.0
+        found[answer.status].append(RowResult(case=case, chip=chip, answer=answer, least_s=least))
     return found
 
 

@@ -51,6 +51,17 @@ def _bandwidth(work: Work, spec: ChipSpec) -> float:
     return spec.sram.bytes_per_s if work.from_sram else spec.dram.bytes_per_s
 
 
+def least_s(case: Case, spec: ChipSpec) -> float:
+    """Seconds that memory at its pin rate needs for what SRAM cannot hold from call to call: none measures less.
+
+    0 where the case moves nothing through device memory. A row below it is not what its columns say.
+    """
+    work = work_of(case)
+    if work is None or work.over_link or work.from_sram or isinstance(case, RelativeCollectiveCase):
+        return 0.0
+    return max(0.0, work.n_bytes - spec.sram.capacity_bytes) / spec.dram.bytes_per_s
+
+
 def fit(flop_s: FloatArray, byte_s: FloatArray, measured_s: FloatArray) -> Fit:
     """Least mean |ln| over share of peak, share of bandwidth and floor: a pattern search from the obvious start."""
     floor = float(np.quantile(measured_s, 0.02)) * 0.9
@@ -96,4 +107,4 @@ def _groups(cases: Sequence[Case], flop_s: FloatArray) -> dict[str, list[int]]:
     return found
 
 
-__all__ = ["Fit", "fit", "roof_times", "rooflines"]
+__all__ = ["Fit", "fit", "least_s", "roof_times", "rooflines"]
