@@ -47,6 +47,7 @@ class Lowerer:
         self.out: list[c.Command] = []
         self.n_values = 0
         self.n_commands = 0
+        self.lifted: tuple[int, ...] | None = None  # scalars of a mapped function become tiles of this shape
         self.calling: list[str] = []  # functions that are being inlined, outermost first
 
     def program(self, num_stages: int) -> TileProgram:
@@ -161,13 +162,20 @@ class Lowerer:
     ) -> None:
         if index is None:
             index = self.next_index()
+        if self.lifted is not None:
+            types = [TileType(t.element, self.lifted, t.pointee) for t in types]
         results = tuple(self.bind(name, type_) for name, type_ in zip(source.results, types, strict=True))
         self.out.append(cls(index=index, operands=operands, results=results, location=source.location, **fields))
 
+    def fresh(self, name: str, type_: TileType) -> Value:
+        """A value that the TTIR text has no name for."""
+        value = Value(self.n_values, f"{name}{self.n_values}", type_)
+        self.n_values += 1
+        return value
+
     def ones(self, op: TtirOp, lines: tuple[int, ...]) -> Value:
         """The scales of an operand that has none: one a line, 2 to the power 127 - 127."""
-        one = Value(self.n_values, f"one{self.n_values}", TileType(Element.I8, (*lines, 1)))
-        self.n_values += 1
+        one = self.fresh("one", TileType(Element.I8, (*lines, 1)))
         self.out.append(c.Constant(index=self.next_index(), results=(one,), value=127, location=op.location))
         return one
 
@@ -239,8 +247,11 @@ def _arrow_type(op: TtirOp) -> TileType:
 
 @lowers("tt.splat", "tt.unsplat")
 def lower_splat(self: Lowerer, op: TtirOp) -> None:
-    cls = c.Splat if op.name == "tt.splat" else c.Reshape
-    self.emit(cls, op, self.values(op), [_arrow_type(op)])
+    if op.name == "tt.splat":
+        self.emit(c.Splat, op, self.values(op), [_arrow_type(op)])
+    else:
+        tile = parse_type(op.types)
+        self.emit(c.Reshape, op, self.values(op), [TileType(tile.element, (), tile.pointee)])
 
 
 @lowers("tt.broadcast")
@@ -523,6 +534,31 @@ def lower_atomic_cas(self: Lowerer, op: TtirOp) -> None:
     self.emit(c.AtomicCas, op, self.values(op), [_arrow_type(op)][: len(op.results)])
 
 
+@lowers("tt.atomic_poll")
+def lower_atomic_poll(self: Lowerer, op: TtirOp) -> None:
+    """Compare and exchange of the expected value with itself, until it is what was there."""
+    operands = self.values(op)
+    if len(operands) != 2 or operands[0].type.shape:
+        self.unsupported(op, "a poll of several addresses, or with a time limit; poll one address without one")
+    pointer, expected = operands
+    index, where = self.next_index(), op.location
+    seen, differs = self.fresh("seen", expected.type), self.fresh("differs", TileType(Element.I1))
+    look = c.AtomicCas(index=self.next_index(), operands=(pointer, expected, expected), results=(seen,), location=where)
+    compare = c.Elementwise(
+        index=self.next_index(),
+        operands=(seen, expected),
+        results=(differs,),
+        op="cmpi",
+        predicate="ne",
+        location=where,
+    )
+    before = c.Block(commands=(look, compare), yields=(differs,))
+    self.out.append(
+        c.While(index=index, operands=(), results=(), before=before, after=c.Block(commands=()), location=where)
+    )
+    self.emit(c.Constant, op, (), [TileType(Element.I1)], value=1)
+
+
 # --- control ----------------------------------------------------------------------------------------------------------
 
 
@@ -634,6 +670,28 @@ def lower_barrier(self: Lowerer, op: TtirOp) -> None:
 @lowers("llvm.intr.assume")
 def lower_assume(self: Lowerer, op: TtirOp) -> None:
     """A hint to the optimiser: nothing to do."""
+
+
+@lowers("tt.map_elementwise")
+def lower_map_elementwise(self: Lowerer, op: TtirOp) -> None:
+    """The mapped function's own operations, on whole tiles."""
+    block, pack = op.regions[0][0], op.int_attribute("pack")
+    if pack != 1:
+        self.unsupported(op, f"{pack} elements a call (pack); use pack=1")
+    branching = next((inner for inner in block.ops if inner.regions), None)
+    if branching is not None:
+        self.unsupported(branching, "inside tl.map_elementwise; use tl.where")
+    operands = self.values(op)
+    self.scopes.append({name: value for (name, _), value in zip(block.args, operands, strict=True)})
+    self.lifted, returned = operands[0].type.shape, ()
+    for inner in block.ops:
+        if inner.name == "tt.map_elementwise.return":
+            returned = self.values(inner)
+        else:
+            self.lower(inner)
+    self.lifted = None
+    self.scopes.pop()
+    self.scopes[-1].update(zip(op.results, returned, strict=True))
 
 
 @lowers("ub.poison")

@@ -264,6 +264,8 @@ def _result_names(text: str) -> list[str]:
 
 def _split_signature(text: str) -> tuple[str, str]:
     """Split at the last ` : ` outside brackets and quotes; `scf.for` keeps its `-> (types)` in the body."""
+    if text.startswith(": "):  # an operation without operands
+        return "", text[2:].strip()
     depth, quoted, found = 0, False, -1
     for i, c in enumerate(text):
         if c == '"':
