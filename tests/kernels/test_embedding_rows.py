@@ -133,6 +133,12 @@ def test_embedding(padding: int | None, by_frequency: bool, dtype: torch.dtype):
     check(both, torch.randn(7, 12).to(dtype), torch.randint(0, 7, (3, 11)))
 
 
+def test_indices_on_the_host_are_refused():
+    weight, offsets = torch.randn(4, 8).to("mtia"), torch.zeros(1, dtype=torch.int64).to("mtia")
+    with pytest.raises(RuntimeError, match="same device, but indices is on cpu, weight on mtia:0"):
+        F.embedding_bag(torch.zeros(2, dtype=torch.int64), weight, offsets, mode="sum")
+
+
 def test_no_lookup_at_all():
     weight = torch.randn(4, 8).to("mtia").requires_grad_()
     none = torch.zeros(0, dtype=torch.int64).to("mtia")

@@ -196,6 +196,11 @@ def embedding_lists(
     `offsets`: as many as bags, or one more. Sums are float32, rounded once to weight's type. The lists of a launch
     with `bags` bags are `bags // T` long in each of T tables.
     """
+    for name, t in (("indices", indices), ("offsets", offsets), ("per_sample_weights", scales)):
+        if t is not None and t.device != weight.device:
+            raise RuntimeError(
+                f"Expected all tensors to be on the same device, but {name} is on {t.device}, weight on {weight.device}"
+            )
     N, D = indices.numel(), weight.shape[1]
     T = 1 if first_rows is None else first_rows.numel()
     device = weight.device

@@ -64,7 +64,11 @@ class Shampoo(torch.optim.Optimizer):
     A gradient of two or more dims is seen as a matrix [m, n]. Each side of at most `largest` keeps its statistics
     (L += G G^T, R += G^T G) and, every `every` steps, their inverse root by an eigendecomposition; a longer side is
     left as it is. The direction L^(-1/2k) G R^(-1/2k), k sides, is given the norm of Adagrad's step. A vector takes
-    Adagrad's.
+    Adagrad's. `damping` of the largest eigenvalue is added to all.
+
+    `roots_on`: where eigendecompositions run. "cpu" is what Meta does on MTIA 300, with a host to itself (facts 11.8):
+    statistics go there and roots come back, timed as transfers; the host's own time is not modelled. "mtia": on the
+    device, by Jacobi rotations.
     """
 
     def __init__(
@@ -75,10 +79,12 @@ class Shampoo(torch.optim.Optimizer):
         eps: float = 1e-6,
         every: int = 10,
         largest: int = 256,
+        damping: float = 1e-4,
+        roots_on: str = "cpu",
     ) -> None:
         if every < 1:
             raise BadProblem("Shampoo", argument="every", value=every, allowed="at least 1 step")
-        super().__init__(params, dict(lr=lr, eps=eps, every=every, largest=largest))
+        super().__init__(params, dict(lr=lr, eps=eps, every=every, largest=largest, damping=damping, roots_on=roots_on))
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -121,11 +127,12 @@ class Shampoo(torch.optim.Optimizer):
     @staticmethod
     def _learn(side: str, g: torch.Tensor, state: dict[str, Any], group: dict[str, Any], root: int) -> None:
         if side not in state:
-            state[side] = group["eps"] * torch.eye(g.shape[0], device=g.device)
+            state[side] = torch.zeros((g.shape[0], g.shape[0]), device=g.device)
         state[side] += g @ g.mT
         if state["step"] % group["every"] == 0:
-            values, vectors = torch.linalg.eigh(state[side])
-            state[f"{side}_root"] = (vectors * values.clamp(min=group["eps"]).pow(-1 / root)) @ vectors.mT
+            values, vectors = torch.linalg.eigh(state[side].to(group["roots_on"]))
+            values = values.clamp(min=0) + group["damping"] * values.amax() + torch.finfo(values.dtype).tiny
+            state[f"{side}_root"] = ((vectors * values.pow(-1 / root)) @ vectors.mT).to(g.device)
 
 
 __all__ = ["RowwiseAdagrad", "Shampoo"]

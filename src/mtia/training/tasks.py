@@ -73,7 +73,7 @@ class Task(ABC):
 class RatingTask(Task):
     name = "dlrm"
     batch = 1024
-    learning_rate: ClassVar = {"adagrad": 0.02, "adamw": 2e-3, "sgd": 0.1, "shampoo": 0.02, "rowwise-adagrad": 0.05}
+    learning_rate: ClassVar = {"adagrad": 0.02, "adamw": 2e-3, "sgd": 0.1, "shampoo": 5e-3, "rowwise-adagrad": 0.05}
     row_gradients = True
 
     @cached_property
@@ -124,7 +124,7 @@ class TextTask(Task):
     """Bytes of film titles in rows of LENGTH."""
 
     batch = 8
-    learning_rate: ClassVar = {"adamw": 3e-3, "sgd": 0.1, "adagrad": 0.02, "shampoo": 0.02, "rowwise-adagrad": 0.02}
+    learning_rate: ClassVar = {"adamw": 3e-3, "sgd": 0.1, "adagrad": 0.02, "shampoo": 5e-3, "rowwise-adagrad": 5e-3}
     LENGTH, VOCABULARY = 32, 256
 
     @cached_property
@@ -201,7 +201,7 @@ class BertTask(TextTask):
 class GratingTask(Task):
     name = "vit"
     batch = 16
-    learning_rate: ClassVar = {"adamw": 2e-3, "sgd": 0.05, "adagrad": 0.02, "shampoo": 0.02, "rowwise-adagrad": 0.02}
+    learning_rate: ClassVar = {"adamw": 2e-3, "sgd": 0.05, "adagrad": 0.02, "shampoo": 5e-3, "rowwise-adagrad": 5e-3}
     SAMPLES, SIZE, CLASSES, NOISE = 1024, 32, 4, 0.5
 
     def model(self) -> nn.Module:
