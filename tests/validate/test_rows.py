@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from mtia.chips import load
 from mtia.validate.cases import AttentionCase, CollectiveCase, GemmCase, OpCase, RelativeCollectiveCase
+from mtia.validate.predict import entry_of
 from mtia.validate.reading import MeasuredDataError, MeasuredDataErrors
 from mtia.validate.rows import KINDS, read_folder, read_table
 from mtia.workloads.prediction import Protocol
@@ -178,3 +180,14 @@ def test_layers_of_a_model_find_cold_weights(folder):
     layer, model = only_case(at / "v.csv"), only_case(at / "s.csv")
     assert (layer.weight_copies, model.weight_copies) == (4, 32)
     assert layer.protocol is model.protocol is Protocol.KERNEL
+
+
+def test_a_profile_of_a_whole_program_counts_prefetches_where_they_fit(folder):
+    """The matrix of 117 MB beside activations in 128 MiB: up to 256 rows."""
+    head = "system,source,layer,op,m,n,k,latency_us"
+    rows = "\n".join(f"tpu_v6e_1,llmservingsim-v0,down_proj,gemm,{m},4096,14336,154" for m in (256, 257))
+    other = "tpu_v6e_1,llmservingsim-v0,gate_proj,gemm,16,14336,4096,79\nrtx4090,llmservingsim,down_proj,gemm,16,4096,14336,154"
+    cases = read_table(folder(layers=f"{head}\n{rows}\n{other}") / "layers.csv").cases
+    tpu = load("tpu_v6e_1")
+    fetched = [entry_of(case).arguments(case, tpu)["prefetched_bytes"] for case in cases]
+    assert fetched == [2 * 4096 * 14336, 0, 0, 0]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from mtia.chips import load
 from mtia.chips.spec import ChipSpec
+from mtia.engine.timing import write_efficiency
 from mtia.errors import BadProblem, UnsupportedDtype
 from mtia.workloads import gemm
 from mtia.workloads.gemm import predict_gemm
 from mtia.workloads.gemm_estimate import Choice, Kept, Machine, Problem, choose, kept, same_tiling
+from mtia.workloads.launches import Memory
 from mtia.workloads.prediction import Protocol
 
 H100, A100, L40S, B200 = (load(name) for name in ("h100_sxm", "a100_sxm", "l40s", "b200_sxm"))
@@ -134,6 +137,44 @@ def test_writes_may_cost_more_than_reads():
     """A narrow depth: mostly what is written."""
     slow = H100.vary({"dram.write_efficiency_frac": 0.3})
     assert seconds(slow, 8192, 16384, 64) > 1.3 * seconds(H100, 8192, 16384, 64)
+
+
+def test_no_write_is_better_than_a_read():
+    slow = H100.vary({"dram.efficiency_frac": 0.4})
+    assert write_efficiency(slow) == 0.4 and write_efficiency(H100) == H100.dram.write_efficiency_frac
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_every_row_of_a_tile_costs_dram_a_gap(fast: bool):
+    """Streamed weights: steps of 128 B a row, so 32 B of gap at each are a quarter more time."""
+    shape: dict[str, Any] = dict(m=16, n=16384, k=16384, dtype="bf16", protocol=Protocol.KERNEL, fast=fast)
+    none, wide = (predict_gemm(H100.vary({"dram.gap_bytes": g}), **shape).seconds for g in (1e-6, 32.0))
+    assert wide / none == pytest.approx(1.25, abs=0.02)
+
+
+def test_old_results_lie_among_what_was_read():
+    """So that a part of a call writes back as large a share of what it pushes out as the whole call."""
+    memory = Memory(L40S)
+    memory.fill_with_others(1 << 20, 0.25)
+    for pushed_out in (1 << 17, 1 << 18, 1 << 19):
+        before = memory.residency.copy()
+        room = before.capacity_bytes - before.n_bytes
+        assert before.touch(1 << 50, (1 << 50) + room + pushed_out, False) == pytest.approx(pushed_out / 4, rel=0.1)
+
+
+def test_what_a_compiled_program_fetches_meanwhile_counts_where_dram_has_no_time_left():
+    tpu = load("tpu_v6e_1")
+    shape: dict[str, Any] = dict(n=4096, k=14336, dtype="bf16", protocol=Protocol.KERNEL, weight_copies=32)
+    matrix = 2.0 * 4096 * 14336
+
+    def more_s(m: int) -> float:
+        return (
+            predict_gemm(tpu, m=m, **shape, prefetched_bytes=matrix).seconds - predict_gemm(tpu, m=m, **shape).seconds
+        )
+
+    matrix_s = matrix / (tpu.dram.bytes_per_s * tpu.dram.efficiency_frac)
+    assert 0.9 * matrix_s < more_s(16) < 1.01 * matrix_s
+    assert more_s(2048) == 0.0  # bound by the multiplies: DRAM is idle for longer
 
 
 def test_large_products_slow_to_the_power_limit():

@@ -22,4 +22,5 @@ DOCUMENTS = {
     "CUDAPG": "NVIDIA CUDA C++ Programming Guide and PTX ISA: limits and rates by compute capability",
     "MI200": "AMD Instinct MI210 data sheet and CDNA 2 architecture white paper, 2022",
     "TPUV6E": "Google Cloud TPU v6e and TPU7x documentation pages",
+    "JAX": "documentation and source of JAX (docs.jax.dev)",
 }

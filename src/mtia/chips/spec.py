@@ -178,6 +178,7 @@ class DramSpec:
     channels: int
     page_bytes: int  # row-buffer granule a short access pays for
     write_efficiency_frac: float | None = None  # best achievable share for writes among reads; none: as reads
+    gap_bytes: float = 0.0  # that would move in the time lost at the start of each run of contiguous addresses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

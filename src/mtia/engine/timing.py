@@ -161,6 +161,7 @@ class _CLaunch(ctypes.Structure):
         ("span_pes", _I32),
         ("resident_programs", _I32),
         ("program_fs", _I64),
+        ("dram_gap_bytes", _F64),
     )
 
 
@@ -289,7 +290,7 @@ class _Call:
         launch.sram_latency_fs = round(spec.sram.latency_s * FS_PER_S)
         launch.dram_latency_fs = round(spec.dram.latency_s * FS_PER_S)
         launch.sram_capacity_bytes, launch.sram_line_bytes = spec.sram.shared_bytes, spec.sram.line_bytes
-        launch.dram_page_bytes = spec.dram.page_bytes
+        launch.dram_page_bytes, launch.dram_gap_bytes = spec.dram.page_bytes, spec.dram.gap_bytes
         launch.max_outstanding_bytes = spec.pe.dma.max_outstanding_bytes
         launch.read_fs_per_byte = cycle_fs / spec.pe.dma.read_bytes_per_cycle
         launch.write_fs_per_byte = cycle_fs / spec.pe.dma.write_bytes_per_cycle
@@ -354,8 +355,12 @@ def _issue_cycles(node: Node, trace: Trace, spec: ChipSpec) -> float:
 
 
 def write_efficiency(spec: ChipSpec) -> float:
-    """Share of DRAM bandwidth that writes reach: turning the bus around costs what reads alone do not pay."""
-    return spec.dram.write_efficiency_frac or spec.dram.efficiency_frac
+    """Share of DRAM bandwidth that writes reach: turning the bus around costs what reads alone do not pay.
+
+    Never above that of reads, whose addresses, banks and software are theirs too.
+    """
+    reads = spec.dram.efficiency_frac
+    return min(reads, spec.dram.write_efficiency_frac or reads)
 
 
 def _ring(max_distance: int, n_nodes: int) -> int:

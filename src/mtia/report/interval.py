@@ -14,7 +14,7 @@ _MORE_IS_BETTER = re.compile(
     r"(bytes_per_s|_per_cycle(\.\w+)?|clock_hz|efficiency_frac|max_outstanding_bytes|vector_cores|banks|"
     r"sram\.capacity_bytes)$"
 )
-_LESS_IS_BETTER = re.compile(r"(_s|_cycles|page_bytes|_j|_j\.\w+|_j_per_byte|_w)$")
+_LESS_IS_BETTER = re.compile(r"(_s|_cycles|page_bytes|gap_bytes|_j|_j\.\w+|_j_per_byte|_w)$")
 _FIXED = re.compile(r"^(grid\.|scale_|info\.|pe\.dpe\.block_|dram\.capacity|power\.(tdp|typical)_w)")
 
 

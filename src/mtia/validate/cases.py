@@ -45,7 +45,8 @@ class GemmCase(Case):
     """out[m, n] = x[m, k] @ w[n, k]^T.
 
     `weight_copies`: tensors that launches rotate over (None: as the protocol has it); `fewest_copies`: the collector
-    took as few as cover the SRAM, at most `weight_copies`.
+    took as few as cover the SRAM, at most `weight_copies`; `counts_prefetch`: the profiler counts here what is fetched
+    meanwhile of a matrix of the same size, for a layer beside this one, where SRAM has room for it.
     """
 
     m: int
@@ -54,6 +55,7 @@ class GemmCase(Case):
     protocol: Protocol
     weight_copies: int | None = None
     fewest_copies: bool = False
+    counts_prefetch: bool = False
 
     @property
     def operator(self) -> str:

@@ -81,7 +81,16 @@ def _gemm(case: GemmCase, spec: ChipSpec) -> dict[str, Any]:
     if copies is not None and case.fewest_copies:
         copies = _fewest(case, spec, copies)
     return {"m": case.m, "n": case.n, "k": case.k, "dtype": case.dtype, "protocol": case.protocol,
-            "weight_copies": copies}  # fmt: skip
+            "weight_copies": copies, "prefetched_bytes": _prefetched(case, spec)}  # fmt: skip
+
+
+def _prefetched(case: GemmCase, spec: ChipSpec) -> float:
+    """Bytes of another layer's matrix fetched meanwhile: all, where SRAM holds it beside what this one and the layers
+    in front of it work on (x twice, before and after they are joined, and the result), else none."""
+    element = ELEMENT_BYTES[case.dtype]
+    matrix = case.n * case.k * element
+    beside = case.m * (2 * case.k + case.n) * element
+    return matrix if case.counts_prefetch and matrix + beside <= spec.sram.capacity_bytes else 0.0
 
 
 def _fewest(case: GemmCase, spec: ChipSpec, most: int) -> int:

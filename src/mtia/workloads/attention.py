@@ -45,7 +45,6 @@ STORE_ROWS = 64  # tokens that one program of the cache write takes
 PART_ELEMENTS = 8192  # of the partial answers that one program combines
 SOFTMAX_PASSES = 4  # vector passes over a block of scores beside the exponential: maximum, scaling, sum, conversion
 STEP_STARTUPS = 12  # vector commands of one block, each with its start-up
-OTHERS_PIECES = 32  # in which written and read data of others lie in turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +226,7 @@ def _seed(memory: Memory, read: Sequence[Buffer], written: Sequence[Buffer]) -> 
     share = survives(memory.spec.sram, total)
     room = memory.residency.capacity_bytes
     if share < 1.0:
-        others = memory.buffer(int(room - share * total), torch.int8)
-        piece = others.n_bytes // OTHERS_PIECES
-        dirty = int(piece * sum(b.n_bytes for b in written) / total)
-        for at in range(others.address, others.address + OTHERS_PIECES * piece, max(1, piece)):
-            memory.residency.touch(at, at + dirty, True)
-            memory.residency.touch(at + dirty, at + piece, False)
+        memory.fill_with_others(int(room - share * total), sum(b.n_bytes for b in written) / total)
     held = [
         (b.address, b.address + b.n_bytes, w, int(share * b.n_bytes))
         for bs, w in ((read, False), (written, True))

@@ -50,14 +50,16 @@ def predict_gemm(
     dtype: str,
     protocol: Protocol = Protocol.GRAPH_CHAIN,
     weight_copies: int | None = None,
+    prefetched_bytes: float = 0.0,
     fast: bool = False,
 ) -> Prediction:
     """Latency of one multiplication of a chain of like ones.
 
     dtype: bfloat16, float16 (also bf16, fp16), or x in bfloat16 quantised as it comes: fp8 (one scale a row), fp8_block
     (a scale for 128 of depth), nvfp4 (4 bits, a scale for 16).  weight_copies: tensors that the weights rotate over
-    from call to call (default 6 in a graph chain, else 1); x and out stay the same.  fast: the analytical estimate
-    instead of the tile-level simulation, with the same tiling.
+    from call to call (default 6 in a graph chain, else 1); x and out stay the same.  prefetched_bytes: of data for a
+    later operator that a compiled program fetches meanwhile; they count as far as DRAM is busy longer with them.  fast:
+    the analytical estimate instead of the tile-level simulation, with the same tiling.
     Raises BadProblem (a size below 1) and UnsupportedDtype (a type the chip cannot multiply).
     """
     formats = _formats(spec, dtype)
@@ -82,7 +84,18 @@ def predict_gemm(
     machine = Machine.of(spec, formats.mac)
     held = kept(machine, problem)
     run = _Run(spec, protocol, machine, problem, held, choose(machine, problem, held), formats)
-    return run.estimated() if fast else run.simulated()
+    found = run.estimated() if fast else run.simulated()
+    return _with_prefetch(found, machine, problem, held, prefetched_bytes) if prefetched_bytes else found
+
+
+def _with_prefetch(found: Prediction, machine: Machine, problem: Problem, held: Kept, n_bytes: float) -> Prediction:
+    """The same with DRAM's time for what is fetched meanwhile, less what fits while DRAM has nothing else to do."""
+    x, w, _ = problem.tensor_bytes
+    busy_s = (x * (1 - held.x) + w * (1 - held.w) + n_bytes) / machine.dram_bytes_per_s
+    more_s = max(0.0, busy_s + found.parts["launch"] - found.seconds)
+    parts = {**found.parts, "prefetch": more_s}
+    bound = max(parts, key=lambda part: parts[part])
+    return replace(found, seconds=found.seconds + more_s, parts=parts, bound=bound)
 
 
 def _formats(spec: ChipSpec, dtype: str) -> Formats:
@@ -169,10 +182,7 @@ class _Run:
         others = int(memory.residency.capacity_bytes - resident)
         if min(self.held.x, self.held.w) < 1.0 and others > 0:
             replaced = sum(b.n_bytes * (1 - share) for b, share, _ in shares)
-            dirty = int(others * min(1.0, t.out.n_bytes * (1 - self.held.out) / max(1.0, replaced)))
-            old = memory.buffer(others, torch.int8)
-            memory.residency.touch(old.address, old.address + dirty, True)
-            memory.residency.touch(old.address + dirty, old.address + others, False)
+            memory.fill_with_others(others, min(1.0, t.out.n_bytes * (1 - self.held.out) / max(1.0, replaced)))
         ranges = [(b.address, b.address + b.n_bytes, dirty, int(b.n_bytes * share)) for b, share, dirty in shares]
         memory.residency.touch_together(ranges)
 
@@ -199,12 +209,16 @@ class _Run:
 
 
 def _part(machine: Machine, problem: Problem, choice: Choice) -> Problem:
-    """The problem, or one with less depth and fewer tiles that is quick to simulate: the same tiles, full waves."""
+    """The problem, or one with fewer tiles and less depth that is quick to simulate: the same tiles, full waves.
+
+    Depth is cut last: in a shallower product results weigh more among what is moved.
+    """
     tiles = ceil_div(problem.m, choice.bm) * ceil_div(problem.n, choice.width) * choice.splits
     steps = ceil_div(ceil_div(problem.k, choice.step), choice.splits)
     if tiles * steps <= MOST_TILE_STEPS:
         return problem
-    steps = min(steps, max(LEAST_STEPS, MOST_TILE_STEPS // tiles))
+    fewest = min(tiles, LEAST_WAVES * machine.n_pes)
+    steps = min(steps, max(LEAST_STEPS, MOST_TILE_STEPS // fewest))
     k = min(problem.k, steps * choice.splits * choice.step)
     most = max(LEAST_WAVES * machine.n_pes, MOST_TILE_STEPS // steps) / choice.splits
     m, n = problem.m, problem.n

@@ -87,6 +87,7 @@ class Machine:
     sram_latency_s: float  # PE to SRAM and back
     dram_bytes_per_s: float  # chip, best
     dram_write_bytes_per_s: float
+    dram_gap_bytes: float  # lost at each run of contiguous addresses
     dram_latency_s: float
     replace_s: float
     vector_elements_per_s: float
@@ -127,6 +128,7 @@ def _machine(spec: ChipSpec, mac: str) -> Machine:
         sram_latency_s=2 * spec.noc.latency_s + spec.sram.latency_s,
         dram_bytes_per_s=dram.bytes_per_s * dram.efficiency_frac,
         dram_write_bytes_per_s=dram.bytes_per_s * write_efficiency(spec),
+        dram_gap_bytes=dram.gap_bytes,
         dram_latency_s=dram.latency_s,
         replace_s=spec.launch.replace_s,
         vector_elements_per_s=spec.clock_hz * _vector_rate(spec),
@@ -280,10 +282,12 @@ class _Weighing:
         self.group = self._group()
 
     def _slots(self) -> np.ndarray:
-        """Steps under way in a PE: of one program, or of several where the PE has them and holds them."""
-        bytes_ = self.x_step + self.w_step
-        together = np.minimum(self.waves, self.machine.resident_programs)
-        return np.maximum(2, np.minimum(np.floor(self.room / bytes_), MOST_SLOTS * together))
+        """Steps under way in a PE: of one program, or of several where the PE has them and holds them. Where one
+        program has the PE for itself, copies run as far ahead as local memory reaches."""
+        fit = np.floor(self.room / (self.x_step + self.w_step))
+        if self.machine.resident_programs > 1:
+            fit = np.minimum(fit, MOST_SLOTS * np.minimum(self.waves, self.machine.resident_programs))
+        return np.maximum(2, fit)
 
     def store_slots(self) -> np.ndarray:
         """Two tiles on their way out where local memory has room for the second, else one."""
@@ -325,7 +329,7 @@ class _Weighing:
             [
                 (self.waves * self.steps - 1) * self.step_s(latency),
                 sram_bytes / m.sram_bytes_per_s,
-                read / m.dram_bytes_per_s + written / m.dram_write_bytes_per_s,
+                read * self.with_gaps() / m.dram_bytes_per_s + written / m.dram_write_bytes_per_s,
             ]
         )
         kernel_s = _together(parts) + self.fill_s() + self.drain_s()
@@ -415,6 +419,11 @@ class _Weighing:
         x_read, w_read = self._passes(self.group)
         found = w * self.held.w + x * self._x_held()
         return x_read + w_read - found, p.m * p.n * p.out_bytes * (1 - self.held.out)
+
+    def with_gaps(self) -> float:
+        """Reads of DRAM, with the gap at each row of a step, in reads without."""
+        run_bytes = self.step * min(self.problem.x_bytes, self.problem.w_bytes)
+        return 1 + self.machine.dram_gap_bytes / run_bytes
 
     def sum_s(self) -> np.ndarray:
         """The second kernel of a split depth: a round trip, all partial sums."""

@@ -25,6 +25,7 @@ from mtia.program.program import TileProgram
 
 ALIGNMENT_BYTES = 4096
 FIRST_ADDRESS = 1 << 40
+OTHERS_PIECES = 32  # in which read and written data of others lie in turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,17 @@ class Memory:
     def warm(self, buffer: Buffer, *, written: bool = False) -> None:
         """The buffer was read (or written) whole just before."""
         self.residency.touch(buffer.address, buffer.address + buffer.n_bytes, written)
+
+    def fill_with_others(self, n_bytes: int, dirty_frac: float) -> None:
+        """Data of others that is in the way; a share of it, spread over its age, is to be written back first."""
+        piece = n_bytes // OTHERS_PIECES
+        if piece < 1:
+            return
+        others = self.buffer(n_bytes, torch.int8)
+        dirty = int(piece * dirty_frac)
+        for at in range(others.address, others.address + OTHERS_PIECES * piece, piece):
+            self.residency.touch(at, at + dirty, True)
+            self.residency.touch(at + dirty, at + piece, False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

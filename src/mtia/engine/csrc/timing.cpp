@@ -73,6 +73,7 @@ struct MtiaLaunch {
     i64 max_spans;
     i32 span_pes, resident_programs;
     i64 program_fs;  // to set a block up
+    double dram_gap_bytes;  // that DRAM could have moved in the time that each run of contiguous addresses loses
 };
 
 struct MtiaSpan {
@@ -736,6 +737,13 @@ class Simulation {
         return (i64)((double)bytes * (double)granule / (double)run_bytes);
     }
 
+    // What a read costs DRAM: whole granules, and a gap for every run that misses.
+    i64 fetched_bytes(const MtiaAccess &acc, i64 miss_bytes, i64 run_bytes) const {
+        i64 bytes = with_granule(miss_bytes, run_bytes, dram_granule(acc));
+        if (acc.indexed) return bytes;
+        return bytes + (i64)(in_.dram_gap_bytes * (double)miss_bytes / (double)run_bytes);
+    }
+
     i64 dram_granule(const MtiaAccess &acc) const { return acc.indexed ? in_.dram_page_bytes : in_.sram_line_bytes; }
 
     Lookup look_up(const MtiaAccess &acc, i64 base, i64 end, i64 bytes) {
@@ -770,9 +778,9 @@ class Simulation {
             counters_.sram += bytes;
             ready = served + in_.sram_latency_fs;
             if (found.miss_bytes > 0) {
-                i64 fetched = with_granule(found.miss_bytes, run_bytes, dram_granule(acc));
-                i64 out = dram_.serve(arrival + in_.sram_latency_fs, fetched) + in_.dram_latency_fs;
-                counters_.dram_read += fetched;
+                i64 out = dram_.serve(arrival + in_.sram_latency_fs, fetched_bytes(acc, found.miss_bytes, run_bytes)) +
+                          in_.dram_latency_fs;
+                counters_.dram_read += with_granule(found.miss_bytes, run_bytes, dram_granule(acc));
                 fixed += in_.dram_latency_fs;
                 if (out > ready) {
                     ready = out;
