@@ -19,13 +19,14 @@ DEAD = ended(Unit("t5", "float32"), Outcome.CRASH, "the process ended with exit 
 
 
 def test_a_row_a_model() -> None:
-    text = page.markdown({LLAMA.unit: LLAMA, DEAD.unit: DEAD})
+    text = page.markdown({LLAMA.unit: LLAMA, DEAD.unit: DEAD}, ["llama", "t5", "opt"])
     assert "1 of 2 pass" in text
     assert (
         "| llama | text decoder | float32 | yes | 16 % | 0 | 2 | 39 | 109 | 8 | 400 µs | 1.2 ms | 400 µs | 1.2 ms | 30 s "
         "| 42 s |"
     ) in text
     assert "- `t5 float32`: the process ended with exit code 3" in text
+    assert "Registered and not run for this page: `opt`." in text
 
 
 def test_results_come_back_whole(tmp_path: Path) -> None:

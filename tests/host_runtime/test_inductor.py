@@ -64,7 +64,8 @@ def test_flex_attention_forward_and_backward(mask: Any, score: Any) -> None:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     on_host = [x.requires_grad_() for x in query_key_value()]
-    expected = by_hand(*on_host, mask, score)
+    q, k, v = on_host
+    expected = by_hand(q, k, v, mask, score)
     gradients = torch.autograd.grad(expected.square().sum(), on_host)
     leaves = [x.to("mtia").requires_grad_() for x in query_key_value()]
     blocks = None if mask is None else create_block_mask(mask, 1, 1, TOKENS, TOKENS, device="mtia")

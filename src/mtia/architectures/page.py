@@ -51,8 +51,8 @@ def headline(results: Sequence[Result]) -> str:
     )
 
 
-def markdown(found: Mapping[Unit, Result]) -> str:
-    """The page. Failures come with their first error."""
+def markdown(found: Mapping[Unit, Result], registered: Sequence[str]) -> str:
+    """The page. Failures come with their first error; of `registered` architectures, those not run are named."""
     results = list(found.values())
     chips = chips_of(results)
     compiles = [r.compile_s for r in results if r.times]
@@ -70,11 +70,12 @@ def markdown(found: Mapping[Unit, Result]) -> str:
         "  to the CPU's on the same gradients. *error* is the largest deviation as a share of what is allowed.",
         "- **graphs**: what Dynamo compiled: one each for forward and training where nothing breaks.",
         "- **kernels**: launches of one forward pass (no gradients) and of one step (forward, backward, AdamW); of",
-        "  these, fused attention (0: the model composes it, or has a learnt mask or none).",
+        "  these, fused attention (0: no attention, a learnt mask, a composition in the model's own code, or a row run",
+        "  before the device served the fused operator).",
         "- **times** are simulated, from an idle device to an idle device, launches included, second run. At this size",
         "  nearly all of it is launches; it says nothing about the models at their real size.",
         "- **compile** (Dynamo to Triton, all graphs, no cache) and **wall** (everything, the CPU's references too)",
-        "  are the simulator's, on the machine that wrote this page"
+        "  are the simulator's, in wall time, on the machine that wrote this page and whatever else it was doing"
         + (f"; median compile {median(compiles):.0f} s." if compiles else "."),
         "",
         "| " + " | ".join(headings(chips)) + " |",
@@ -85,6 +86,9 @@ def markdown(found: Mapping[Unit, Result]) -> str:
     if failed:
         lines += ["", "## What does not pass", ""]
         lines += [f"- `{r.unit}`: {r.error or ', '.join(r.fallbacks)}" for r in failed]
+    not_run = [name for name in registered if name not in {r.name for r in results}]
+    if not_run:
+        lines += ["", f"Registered and not run for this page: {', '.join(f'`{name}`' for name in not_run)}."]
     return "\n".join(lines) + "\n"
 
 

@@ -38,6 +38,7 @@ def models(
     from rich.console import Console
 
     from mtia.architectures import page
+    from mtia.architectures.configs import ARCHITECTURES
     from mtia.architectures.result import Outcome, Result
     from mtia.architectures.units import units
     from mtia.conformance.journal import Journal
@@ -52,7 +53,7 @@ def models(
     found = {unit: known[unit] for unit in wanted}
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(page.markdown(found), encoding="utf-8")
+        report.write_text(page.markdown(found, list(ARCHITECTURES)), encoding="utf-8")
         console.print(f"wrote {report}")
     if as_json:
         print(json.dumps([r.to_json() for r in found.values()], indent=1))
