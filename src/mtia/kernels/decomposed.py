@@ -16,7 +16,7 @@ from mtia.kernels.autodiff import deliver
 from mtia.kernels.registry import aten
 
 FUNCTIONAL = (
-    "_native_batch_norm_legit.no_stats", "_prelu_kernel",
+    "_prelu_kernel",
     "_prelu_kernel_backward", "batch_norm_backward", "binary_cross_entropy", "binary_cross_entropy_backward", "cauchy_",
     "channel_shuffle", "col2im", "geometric_", "glu_backward", "hardswish_backward",
     "hardtanh_backward", "im2col", "log_normal_", "logit", "multi_margin_loss",
@@ -80,8 +80,10 @@ def _batch_norm(name: str) -> Callable[..., Any]:
     measured (the decomposition leaves the running ones in their place)."""
     decomposed = _functional(name)
 
-    def run(x: torch.Tensor, weight: Any, bias: Any, mean: Any, var: Any, training: bool, *rest: float) -> Any:
-        found = decomposed(x, weight, bias, mean, var, training, *rest)
+    def run(x: torch.Tensor, weight: Any, bias: Any, *rest: Any) -> Any:
+        """`rest`: the running statistics, where the overload has them, whether training, momentum, eps."""
+        training = rest[-3]
+        found = decomposed(x, weight, bias, *rest)
         kept = x.dtype if weight is None else weight.dtype
         saved = tuple(s.to(kept) for s in found[1:3]) if training else (x.new_empty(0), x.new_empty(0))
         return found[0], *saved
@@ -96,7 +98,7 @@ def _batch_norm_with_update(x: torch.Tensor, weight: Any, *rest: Any) -> Any:
 
 
 aten("_batch_norm_with_update")(_batch_norm_with_update)
-for _name in ("native_batch_norm", "_native_batch_norm_legit"):
+for _name in ("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit.no_stats"):
     aten(_name)(_batch_norm(_name))
 for _name in FUNCTIONAL:
     aten(_name)(_functional(_name))
