@@ -84,7 +84,10 @@ def markdown(support: Support, wanted: Iterable[Unit] = ()) -> str:
     """The page docs/support.md; `wanted`: all units there are, to name those without a result."""
     parts = (_top, _counts, _routes, _failures)
     lines = [line for part in parts for line in part(support)]
-    return "\n".join([*lines, *_not_run(support, wanted), *_table(support)]) + "\n"
+    unknown = _not_run(support, wanted)
+    if unknown:
+        lines = [line.replace("in every dtype with", "in the dtypes that ran, with") for line in lines]
+    return "\n".join([*lines, *unknown, *_table(support)]) + "\n"
 
 
 def _top(support: Support) -> list[str]:
