@@ -156,7 +156,8 @@ def find_compiler() -> str:
 
 
 def native_recipe() -> Recipe:
-    flags = ("-O3", "-std=c++17", "-fPIC", "-fopenmp-simd", "-Wall", "-Wextra", *native_arch())
+    exact = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")  # a multiply and an add round each
+    flags = ("-O3", "-std=c++17", "-fPIC", "-fopenmp-simd", "-Wall", "-Wextra", *exact, *native_arch())
     return Recipe(compile_flags=flags, link_flags=("-pthread",))
 
 

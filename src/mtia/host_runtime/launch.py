@@ -19,7 +19,7 @@ import torch
 from mtia import _C, knobs
 from mtia.chips.spec import ChipSpec
 from mtia.engine import limits
-from mtia.engine.functional import interpreter, tape
+from mtia.engine.functional import executor, interpreter
 from mtia.engine.functional.interpreter import Launch
 from mtia.engine.functional.memory import UNCHECKED, Allocation
 from mtia.engine.functional.tracer import trace_launch
@@ -168,7 +168,7 @@ def launch_now(
         if values and sanitize:
             sanitizer.run(request, site.pointers, arguments, users=is_user_kernel(program))
         elif values:
-            (interpreter.run if knobs.get().interpret else tape.run)(request)
+            (interpreter.run if knobs.get().interpret else executor.run)(request)
     except (OutOfBoundsAccess, MisalignedAccess) as error:
         if not sanitize:
             raise

@@ -33,18 +33,18 @@ def _add(a: Lin, b: Lin, sign: int = 1) -> Lin:
     return Lin(a.base - b.base, tuple(x - y for x, y in zip(a.strides, b.strides, strict=True)))
 
 
-def add(cmd: Elementwise, args: list[Held]) -> Held | None:
+def add(cmd: Elementwise, args: list[Held], sign: int = 1) -> Held | None:
+    """Wraps where it is one value; a tile of indices is taken not to overflow."""
     a, b = args
-    if cmd.result.type.element is Element.I1 or not (isinstance(a, Lin) and isinstance(b, Lin)):
+    element = cmd.result.type.element
+    if element is Element.I1 or not (isinstance(a, Lin) and isinstance(b, Lin)):
         return None
-    return _add(a, b)
+    total = _add(a, b, sign)
+    return Lin(_wrap(total.base, element), total.strides) if total.is_flat else total
 
 
 def sub(cmd: Elementwise, args: list[Held]) -> Held | None:
-    a, b = args
-    if cmd.result.type.element is Element.I1 or not (isinstance(a, Lin) and isinstance(b, Lin)):
-        return None
-    return _add(a, b, -1)
+    return add(cmd, args, -1)
 
 
 def addptr(cmd: Elementwise, args: list[Held]) -> Held | None:
@@ -124,6 +124,18 @@ def remainder(cmd: Elementwise, args: list[Held]) -> Held | None:
         return Lin(a.base - _truncating_divide(a.base, b.base) * _nonzero(b.base), a.strides)
     parts = _division_parts(args, cmd.result.type.shape)
     return Lin(parts[1].base - parts[0] * parts[2], parts[1].strides) if parts else None
+
+
+def divide_unsigned(cmd: Elementwise, args: list[Held]) -> Held | None:
+    return None if _any_negative(cmd, args) else divide(cmd, args)
+
+
+def remainder_unsigned(cmd: Elementwise, args: list[Held]) -> Held | None:
+    return None if _any_negative(cmd, args) else remainder(cmd, args)
+
+
+def _any_negative(cmd: Elementwise, args: list[Held]) -> bool:
+    return any(isinstance(x, Lin) and _may_be_negative(x, cmd) for x in args)
 
 
 def shift_right(cmd: Elementwise, args: list[Held]) -> Held | None:
@@ -267,8 +279,8 @@ RULES: dict[str, Rule] = {
     "shrsi": shift_right,
     "divsi": divide,
     "remsi": remainder,
-    "divui": divide,
-    "remui": remainder,
+    "divui": divide_unsigned,
+    "remui": remainder_unsigned,
     "andi": bit_and,
     "ori": _flat_numpy(lambda a, b: a | b),
     "xori": negate_mask,
@@ -276,6 +288,6 @@ RULES: dict[str, Rule] = {
     "cmpi": compare,
     "maxsi": _flat_numpy(np.maximum),
     "minsi": _flat_numpy(np.minimum),
-    "floordivsi": _flat_numpy(lambda a, b: a // b),
-    "ceildivsi": _flat_numpy(lambda a, b: -(-a // b)),
+    "floordivsi": _flat_numpy(lambda a, b: a // _nonzero(b)),
+    "ceildivsi": _flat_numpy(lambda a, b: -(-a // _nonzero(b))),
 }

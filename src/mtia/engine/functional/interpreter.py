@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from mtia.engine.functional import affine, memory, pointwise, printing
+from mtia.engine.functional.loops import multiply, native
 from mtia.engine.functional.memory import UNCHECKED, Allocation, Place
 from mtia.engine.functional.values import TORCH_DTYPE, Base, Box, Held, Lin, dense, full
 from mtia.errors import KernelAssertion, UnsupportedOperation
@@ -222,9 +223,6 @@ class Interpreter:
         for target, value in zip(targets, held, strict=True):
             self.env[target.id] = value
 
-    def diverged(self) -> None:
-        """Programs are about to go different ways whose values are merged after."""
-
     # --- operands ---
 
     def tensor(self, value: Value) -> torch.Tensor:
@@ -305,8 +303,6 @@ class Interpreter:
     def varied_loop(self, cmd: c.For, lower: Base, upper: Base, step: Base) -> None:
         """Programs leave the loop at different iterations: those that are through keep their values."""
         env, carried, outer = self.env, cmd.body.args[1:], self.active
-        if carried:
-            self.diverged()
         variable = np.broadcast_to(np.asarray(lower, np.int64), (self.n,)).copy()
         while True:
             running = _and(outer, variable < upper)
@@ -573,41 +569,45 @@ def _sort(self: Interpreter, cmd: c.Sort, env: list) -> None:
 
 # --- reductions -------------------------------------------------------------------------------------------------------
 
-_REDUCERS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
-    "add": lambda x, d: x.sum(d, dtype=x.dtype),
-    "mul": lambda x, d: x.prod(d, dtype=x.dtype),
-    "max_nan": lambda x, d: x.amax(d),
-    "min_nan": lambda x, d: x.amin(d),
+FOLDS: dict[str, tuple[str, str]] = {  # reduction -> the operation that folds floats, integers
+    "add": ("addf", "addi"),
+    "mul": ("mulf", "muli"),
+    "max": ("maxnumf", "maxsi"),
+    "min": ("minnumf", "minsi"),
+    "max_nan": ("maximumf", "maxsi"),
+    "min_nan": ("minimumf", "minsi"),
 }
 
 
-def _reducer(cmd: c.Reduce) -> Callable[[torch.Tensor, int], torch.Tensor] | None:
+def fold_operation(cmd: c.Reduce) -> str | None:
+    """The element-wise operation whose folding is this reduction; None where its own region must be run."""
     element = cmd.operands[0].type.element
+    if len(cmd.operands) != 1:
+        return None
     if element is Element.I1:
-        return {"or": lambda x, d: x.any(d), "and": lambda x, d: x.all(d)}.get(cmd.op)
-    if cmd.op in ("max", "min"):
-        if element.is_float:
-            return _nan_skipping_max if cmd.op == "max" else _nan_skipping_min
-        return (lambda x, d: x.amax(d)) if cmd.op == "max" else (lambda x, d: x.amin(d))
-    return _REDUCERS.get(cmd.op)
+        return {"or": "ori", "and": "andi"}.get(cmd.op)
+    return FOLDS[cmd.op][0 if element.is_float else 1] if cmd.op in FOLDS else None
 
 
-def _nan_skipping_max(x: torch.Tensor, dim: int) -> torch.Tensor:
-    result = x.amax(dim)
-    return torch.where(x.isnan(), -torch.inf, x).amax(dim) if result.isnan().any() else result
-
-
-def _nan_skipping_min(x: torch.Tensor, dim: int) -> torch.Tensor:
-    result = x.amin(dim)
-    return torch.where(x.isnan(), torch.inf, x).amin(dim) if result.isnan().any() else result
+def _fold(operation: Callable[..., torch.Tensor], x: torch.Tensor, dim: int) -> torch.Tensor:
+    """The defined order of a reduction: the first half with the second (an odd one in the middle waits), until one is
+    left. Narrow floats fold in float32 and round once."""
+    dtype = x.dtype
+    if dtype in (torch.bfloat16, torch.float16):
+        x = x.to(torch.float32)
+    while (n := x.shape[dim]) > 1:
+        h = n // 2
+        folded = operation(x.narrow(dim, 0, h), x.narrow(dim, n - h, h))
+        x = torch.cat((folded, x.narrow(dim, h, 1)), dim) if n % 2 else folded
+    return x.squeeze(dim).to(dtype)
 
 
 @handles(c.Reduce)
 def _reduce(self: Interpreter, cmd: c.Reduce, env: list) -> None:
     operands = [self.full(o) for o in cmd.operands]
-    reducer = _reducer(cmd) if len(operands) == 1 else None
-    if reducer is not None:
-        env[cmd.result.id] = reducer(operands[0], cmd.dim + 1)
+    operation = fold_operation(cmd)
+    if operation is not None:
+        env[cmd.result.id] = _fold(pointwise.OPERATIONS[operation], operands[0], cmd.dim + 1)
         return
     operands = _same_programs(operands)
     while operands[0].shape[cmd.dim + 1] > 1:  # neighbours pair up, so the order is kept
@@ -683,16 +683,15 @@ def _doubling_scan(self: Interpreter, cmd: c.Scan, tensors: list[torch.Tensor], 
 
 def round_to_tf32(x: torch.Tensor) -> torch.Tensor:
     """float32 rounded to 10 mantissa bits, to nearest even; infinities and NaN as they are."""
-    x = x.contiguous()
-    out = torch.empty_like(x)
-    memory.round_tf32(x, out)
-    return out
+    return native("tf32")(x)
 
 
 def multiply_operand(x: torch.Tensor, precision: str) -> torch.Tensor:
-    """In the type the products are exact in: float32 for narrow floats, float64 or integers as they are."""
+    """In the type of the accumulator: float32 for narrow floats, int32 for integers, float64 as it is."""
     if x.dtype is torch.float32:
         return round_to_tf32(x) if precision.startswith("tf32") and "x3" not in precision else x
+    if not x.dtype.is_floating_point:
+        return x.to(torch.int32)
     return x if x.dtype is torch.float64 else x.to(torch.float32)
 
 
@@ -721,18 +720,18 @@ def _scaled_matmul(self: Interpreter, cmd: c.ScaledMatMul, env: list) -> None:
 
 @handles(c.MatMul)
 def _matmul(self: Interpreter, cmd: c.MatMul, env: list) -> None:
-    a, b = (self.full(o) for o in cmd.operands[:2])
-    accumulator = self.tensor(cmd.operands[2])
-    if a.dtype in (torch.int8, torch.int16, torch.int32):
-        # products of 8-bit integers and sums of up to 2**37 of them are exact in float64
-        product = torch.matmul(a.to(torch.float64), b.to(torch.float64)).to(accumulator.dtype)
-        env[cmd.result.id] = product + accumulator
-        return
-    a, b = multiply_operand(a, cmd.precision), multiply_operand(b, cmd.precision)
-    product = torch.matmul(a, b)
-    result = product if _is_zero(accumulator) else product + accumulator.to(product.dtype)
-    dtype = TORCH_DTYPE[cmd.result.type.element]
-    env[cmd.result.id] = result if result.dtype is dtype else result.to(dtype)
+    """Each element starts from the accumulator and takes its K products in order, one fused multiply-add each."""
+    a, b = (multiply_operand(self.full(o), cmd.precision) for o in cmd.operands[:2])
+    start = self.tensor(cmd.operands[2])
+    n = max(x.shape[0] for x in (a, b, start))
+    shape = cmd.result.type.shape
+    a, b = (x.expand(n, *x.shape[1:]).reshape(-1, *x.shape[-2:]).contiguous() for x in (a, b))
+    begin = None if _is_zero(start) else start.to(a.dtype).expand(n, *shape).reshape(-1, *shape[-2:]).contiguous()
+    product = multiply(MULTIPLY_KINDS[a.dtype], a, b, begin).view(n, *shape)
+    env[cmd.result.id] = product.to(TORCH_DTYPE[cmd.result.type.element])
+
+
+MULTIPLY_KINDS = {torch.float32: 0, torch.float64: 1, torch.int32: 2}
 
 
 def _is_zero(x: torch.Tensor) -> bool:
@@ -851,8 +850,6 @@ def _if(self: Interpreter, cmd: c.If, env: list) -> None:
         if self.active is None or self.active.any():
             self.move(cmd.results, branch.yields)
         return
-    if cmd.results:
-        self.diverged()
     taken = condition.astype(bool)
     outer = self.active
     merged: list[Held | None] = [None] * len(cmd.results)

@@ -344,7 +344,7 @@ def scatter(
         raise _out_of_bounds_element(address, int(bad), type_, where, place, "store")
 
 
-_ATOMIC_KINDS = {
+ATOMIC_KINDS = {
     Element.I32: 0,
     Element.I64: 1,
     Element.F32: 2,
@@ -354,7 +354,7 @@ _ATOMIC_KINDS = {
     Element.I16: 6,
     Element.I8: 7,
 }
-_ATOMIC_OPS = {"add": 0, "fadd": 0, "max": 1, "min": 2, "umax": 3, "umin": 4, "and": 5, "or": 6, "xor": 7, "exch": 8}
+ATOMIC_OPS = {"add": 0, "fadd": 0, "max": 1, "min": 2, "umax": 3, "umin": 4, "and": 5, "or": 6, "xor": 7, "exch": 8}
 
 
 def atomic(
@@ -374,8 +374,8 @@ def atomic(
         address.data_ptr(),
         address.numel(),
         None if mask is None else mask.data_ptr(),
-        _ATOMIC_KINDS[type_.element],
-        _ATOMIC_OPS[op],
+        ATOMIC_KINDS[type_.element],
+        ATOMIC_OPS[op],
         where.start,
         where.end,
     )
@@ -406,13 +406,6 @@ def compare_exchange(
     if bad >= 0:
         raise _out_of_bounds_element(address, int(bad), type_, where, place, "atomic")
     return old
-
-
-def round_tf32(x: torch.Tensor, out: torch.Tensor) -> None:
-    """Contiguous float32 tensors of one size; TF32 values of x into out."""
-    function = library().mtia_round_tf32
-    function.argtypes, function.restype = [_P, _P, _I64], None
-    function(x.data_ptr(), out.data_ptr(), x.numel())
 
 
 def _of_program(base: Base, program: int) -> int:

@@ -2,6 +2,8 @@
 
 Floating point follows IEEE in the operand's own type (bf16 and fp16 operations round once per operation); integers wrap
 in two's complement; unsigned operations read the same bits as unsigned. Source: MLIR arith and math semantics.
+Where IEEE leaves the bits open (exp, which of two zeros is the larger), or torch does not round as IEEE says (sqrt),
+the definition is ours: `loops.native`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 
+from mtia.engine.functional.loops import native
 from mtia.engine.functional.values import TORCH_DTYPE
 from mtia.program.commands import Convert, Elementwise
 from mtia.program.types import Element
@@ -80,24 +83,8 @@ def _mulhi_unsigned(a: T, b: T) -> T:
     return a1 * b1 + ((mid >> 32) & mask) + ((mid2 >> 32) & mask)
 
 
-def _fma(a: T, b: T, c: T) -> T:
-    """One rounding: exact product and sum in a wider type (double for fp32; fp64 itself rounds twice)."""
-    if a.dtype is torch.float64:
-        return a * b + c
-    wide = torch.float64 if a.dtype is torch.float32 else torch.float32
-    return (a.to(wide) * b.to(wide) + c.to(wide)).to(a.dtype)
-
-
-def _logic(bitwise: Callable[[T, T], T]) -> Callable[[T, T], T]:
-    return bitwise
-
-
 def _copysign(a: T, b: T) -> T:
     return torch.copysign(a, b)
-
-
-def _round_half_away(x: T) -> T:
-    return torch.sign(x) * torch.floor(torch.abs(x) + 0.5)
 
 
 BINARY: dict[str, Callable[..., T]] = {
@@ -105,12 +92,12 @@ BINARY: dict[str, Callable[..., T]] = {
     "subf": torch.sub,
     "mulf": torch.mul,
     "divf": torch.div,
-    "remf": torch.fmod,
+    "remf": native("remf"),
     "precise_divf": torch.div,
-    "maximumf": torch.maximum,
-    "minimumf": torch.minimum,
-    "maxnumf": torch.fmax,
-    "minnumf": torch.fmin,
+    "maximumf": native("maximumf"),
+    "minimumf": native("minimumf"),
+    "maxnumf": native("maxnumf"),
+    "minnumf": native("minnumf"),
     "subi": torch.sub,
     "muli": torch.mul,
     "addi": lambda a, b: a ^ b if a.dtype is torch.bool else a + b,
@@ -132,12 +119,12 @@ BINARY: dict[str, Callable[..., T]] = {
     "maxui": lambda a, b: torch.where(_unsigned_order(a) >= _unsigned_order(b), a, b),
     "minui": lambda a, b: torch.where(_unsigned_order(a) <= _unsigned_order(b), a, b),
     "mulhiui": _mulhi_unsigned,
-    "powf": torch.pow,
-    "atan2": torch.atan2,
+    "powf": native("powf"),
+    "atan2": native("atan2"),
     "copysign": _copysign,
     # libdevice
-    "pow": torch.pow,
-    "fmod": torch.fmod,
+    "pow": native("powf"),
+    "fmod": native("remf"),
     "hypot": torch.hypot,
     "nextafter": torch.nextafter,
     "zeta": torch.special.zeta,
@@ -164,43 +151,43 @@ UNARY: dict[str, Callable[[T], T]] = {
     "absf": torch.abs,
     "absi": torch.abs,
     "abs": torch.abs,
-    "exp": torch.exp,
-    "exp2": torch.exp2,
-    "log": torch.log,
-    "log2": torch.log2,
-    "log10": torch.log10,
-    "log1p": torch.log1p,
-    "expm1": torch.expm1,
-    "sqrt": torch.sqrt,
-    "precise_sqrt": torch.sqrt,
-    "sqrt_rn": torch.sqrt,
-    "rsqrt": torch.rsqrt,
-    "sin": torch.sin,
-    "cos": torch.cos,
-    "tan": torch.tan,
-    "asin": torch.asin,
-    "acos": torch.acos,
-    "atan": torch.atan,
-    "sinh": torch.sinh,
-    "cosh": torch.cosh,
-    "tanh": torch.tanh,
-    "asinh": torch.asinh,
-    "acosh": torch.acosh,
-    "atanh": torch.atanh,
-    "erf": torch.erf,
-    "erfc": torch.erfc,
+    "exp": native("exp"),
+    "exp2": native("exp2"),
+    "log": native("log"),
+    "log2": native("log2"),
+    "log10": native("log10"),
+    "log1p": native("log1p"),
+    "expm1": native("expm1"),
+    "sqrt": native("sqrt"),
+    "precise_sqrt": native("sqrt"),
+    "sqrt_rn": native("sqrt"),
+    "rsqrt": native("rsqrt"),
+    "sin": native("sin"),
+    "cos": native("cos"),
+    "tan": native("tan"),
+    "asin": native("asin"),
+    "acos": native("acos"),
+    "atan": native("atan"),
+    "sinh": native("sinh"),
+    "cosh": native("cosh"),
+    "tanh": native("tanh"),
+    "asinh": native("asinh"),
+    "acosh": native("acosh"),
+    "atanh": native("atanh"),
+    "erf": native("erf"),
+    "erfc": native("erfc"),
     "erfinv": torch.erfinv,
     "erfcx": torch.special.erfcx,
     "lgamma": torch.lgamma,
     "floor": torch.floor,
     "ceil": torch.ceil,
     "trunc": torch.trunc,
-    "round": _round_half_away,
+    "round": native("round"),
     "rint": torch.round,
     "nearbyint": torch.round,
     "roundeven": torch.round,
-    "exp10": lambda x: torch.pow(10.0, x),
-    "sigmoid": torch.sigmoid,
+    "exp10": lambda x: native("powf")(torch.tensor(10.0, dtype=x.dtype), x),
+    "sigmoid": native("sigmoid"),
     "gelu": torch.nn.functional.gelu,
     "isnan": lambda x: x.isnan().to(torch.int32),
     "isinf": lambda x: x.isinf().to(torch.int32),
@@ -208,7 +195,7 @@ UNARY: dict[str, Callable[[T], T]] = {
     "isfinited": lambda x: x.isfinite().to(torch.int32),
     "signbit": lambda x: torch.signbit(x).to(torch.int32),
     "llrint": lambda x: torch.round(x).to(torch.int64),
-    "llround": lambda x: _round_half_away(x).to(torch.int64),
+    "llround": lambda x: native("round")(x).to(torch.int64),
     "float2int_rn": lambda x: torch.round(x).to(torch.int32),
     "j0": torch.special.bessel_j0,
     "j1": torch.special.bessel_j1,
@@ -232,11 +219,11 @@ UNARY: dict[str, Callable[[T], T]] = {
     "cbrt": lambda x: torch.sign(x) * torch.pow(torch.abs(x), 1.0 / 3.0),
     "normcdf": torch.special.ndtr,
     "normcdfinv": torch.special.ndtri,
-    "fast_expf": torch.exp,
-    "fast_tanhf": torch.tanh,
-    "fast_logf": torch.log,
-    "fast_sinf": torch.sin,
-    "fast_cosf": torch.cos,
+    "fast_expf": native("exp"),
+    "fast_tanhf": native("tanh"),
+    "fast_logf": native("log"),
+    "fast_sinf": native("sin"),
+    "fast_cosf": native("cos"),
     "popc": lambda x: _popcount(x),
     "clz": lambda x: _leading_zeros(x),
 }
@@ -260,10 +247,10 @@ def _leading_zeros(x: T) -> T:
 
 TERNARY: dict[str, Callable[[T, T, T], T]] = {
     "select": torch.where,
-    "fma": _fma,
-    "fma_rn": _fma,
-    "clampf": lambda x, lo, hi: torch.fmin(torch.fmax(x, lo), hi),
-    "clampf_nan": lambda x, lo, hi: torch.minimum(torch.maximum(x, lo), hi),
+    "fma": native("fma"),
+    "fma_rn": native("fma"),
+    "clampf": native("clampf"),
+    "clampf_nan": native("clampf_nan"),
 }
 
 OPERATIONS: dict[str, Callable[..., T]] = {**UNARY, **BINARY, **TERNARY}
