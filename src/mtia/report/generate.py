@@ -33,7 +33,7 @@ class LayerCache:
     def __init__(self, held: StaticLayer) -> None:
         self.held = held
 
-    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
         return self.held.update(keys, values)
 
 
