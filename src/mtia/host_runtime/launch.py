@@ -93,9 +93,13 @@ _residency: dict[int, tuple[ChipSpec, Residency]] = {}
 
 
 def is_user_kernel(program: TileProgram) -> bool:
-    """Not one of ours and not one that Inductor wrote: chip limits are the author's business."""
-    file = program.location.file
-    return not (any(mark in file for mark in _OUR_FILES) or file.startswith(_inductor_folder()))
+    """Not one of ours and not one that Inductor wrote: chip limits are the author's business. Found once a program."""
+    known = program.__dict__.get("_is_users")
+    if known is None:
+        file = program.location.file
+        known = not (any(mark in file for mark in _OUR_FILES) or file.startswith(_inductor_folder()))
+        object.__setattr__(program, "_is_users", known)
+    return known
 
 
 _OUR_FILES = ("/mtia/kernels/", "mtia_kernels")

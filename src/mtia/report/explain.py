@@ -13,6 +13,7 @@ from rich.text import Text
 
 from mtia import knobs
 from mtia.chips.spec import ChipSpec
+from mtia.engine.functional import executor
 from mtia.engine.timeline import KernelTiming
 from mtia.engine.timeline import Span as EngineSpan
 from mtia.host_runtime import record, silicon
@@ -115,6 +116,11 @@ def page(kernel: Explained, *, width: int = 100, program: bool = True) -> Group:
     parts.append(Text(f"{busy(kernel)}\n{traffic(kernel)}"))
     parts += [Text("\nThe engines of one PE", style="bold"), Text(gantt(kernel, width))]
     parts += [Text("\nBy command, on that PE", style="bold"), command_table(kernel)]
+    reason = executor.why_interpreted(kernel.program)
+    if reason is not None:
+        parts.append(
+            Text(f"\nIts values come from the interpreter, slowly: no native instruction for {reason}", style="dim")
+        )
     if kernel.timing.assumed:
         parts.append(Text(f"\nRests on assumed figures: {', '.join(kernel.timing.assumed)}", style="dim"))
     return Group(*parts)

@@ -510,8 +510,8 @@ class _Assembler:
             pointee = cmd.operands[0].type.pointee
             assert pointee is not None
             offset = self.integer_cast(tiles[1], I64)
-            scale = self.raw_constant(pointee.n_bytes, TileType(I64, shape))
-            tiles, op = [tiles[0], self.apply("muli.i64", I64, [offset, scale], shape)], "addi"
+            shift = self.raw_constant(pointee.n_bytes.bit_length() - 1, TileType(I64, shape))  # sizes are powers of two
+            tiles, op = [tiles[0], self.apply("shli.i64", I64, [offset, shift], shape)], "addi"
         source = tiles[0].element
         if source in NARROW:
             tiles = [self.cast(t, Element.F32) if t.element in NARROW else t for t in tiles]
