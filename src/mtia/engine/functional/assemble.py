@@ -278,7 +278,7 @@ class _Assembler:
         self.lendable |= _lendable(block, last)
         for at, command in enumerate(block.commands):
             self.fresh.append([])
-            ASSEMBLERS[type(command)](self, command)
+            ASSEMBLERS.get(type(command), _not_assembled)(self, command)
             self._trace_pointer(command)
             for slot in self.fresh.pop():
                 self.release(slot)
