@@ -106,3 +106,10 @@ def test_indices_that_the_operator_wants_on_the_host_stay_there() -> None:
     sample = _sample(torch.arange(6.0), torch.tensor([2, 4]))
     assert check._compare_forward(Operator("tensor_split", torch.tensor_split), sample, "float32")
     assert check._compare_forward(Operator("to_sparse", lambda x: x.to_sparse()), _sample(torch.ones(2)), "") is False
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_weights_of_a_gradient_are_the_same_in_every_dtype(dtype: torch.dtype):
+    """The float64 reference takes the weights that the narrow run took."""
+    wide = check._weights(torch.empty(1000, dtype=torch.float64))
+    assert torch.equal(check._weights(torch.empty(1000, dtype=dtype)).double(), wide)

@@ -181,12 +181,18 @@ def launch_now(
 
 
 def _device_of(arguments: Sequence[Any]) -> int:
-    for a in arguments:
+    """The one device of the tensors among the arguments, else the current one. Raises ValueError on any other."""
+    index = -1
+    for at, a in enumerate(arguments):
         if isinstance(a, torch.Tensor):
-            if a.device.type != "mtia":
-                raise ValueError(f"a kernel on mtia got a tensor on {a.device}; move it with .to('mtia')")
-            return a.device.index or 0
-    return torch.mtia.current_device()
+            device = a.device
+            if device.type != "mtia":
+                raise ValueError(f"a kernel on mtia got a tensor on {device} (argument {at}); move it with .to('mtia')")
+            if index not in (-1, device.index):
+                way_out = f"move it with .to('mtia:{index}')"
+                raise ValueError(f"a kernel on mtia:{index} got a tensor on {device} (argument {at}); {way_out}")
+            index = device.index
+    return index if index >= 0 else torch.mtia.current_device()
 
 
 def _plain(argument: Any) -> Any:
