@@ -19,6 +19,7 @@ def run(program, file):
     file.write_text(PRELUDE + program)  # Triton reads a kernel's source from its file
     loader = SourceFileLoader(file.stem, str(file))
     spec = spec_from_loader(file.stem, loader)
+    assert spec is not None
     with knobs.scope(sanitize=True):
         loader.exec_module(module_from_spec(spec))
 

@@ -95,7 +95,9 @@ def test_a_schedule_keeps_its_active_steps(x):
 def test_a_host_fallback_is_a_row_of_the_host():
     with profile(activities=BOTH) as profiled:
         clock().host_fallback(0, 0, "aten::on_the_host", 1 << 20, 1 << 20)  # what the C++ fallback reports
-    (row,) = [e for e in profiled.events() if e.name == "aten::on_the_host"]
+    events = profiled.events()
+    assert events is not None
+    (row,) = [e for e in events if e.name == "aten::on_the_host"]
     assert row.device_type.name == "CPU" and row.time_range.elapsed_us() > 0
 
 

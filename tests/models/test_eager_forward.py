@@ -51,7 +51,8 @@ def test_sentence_embedding() -> None:
     model, inputs = build("bert")
 
     def embed(m: torch.nn.Module, given: dict[str, torch.Tensor]) -> torch.Tensor:
-        hidden = m.base_model(**given).last_hidden_state
+        base: Any = m.base_model
+        hidden = base(**given).last_hidden_state
         weight = given["attention_mask"].unsqueeze(-1).to(hidden.dtype)
         return torch.nn.functional.normalize((hidden * weight).sum(1) / weight.sum(1).clamp(min=1e-9), dim=1)
 

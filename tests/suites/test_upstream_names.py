@@ -23,4 +23,5 @@ def test_the_set_up_of_a_class_that_is_not_ours():
 
 def test_the_launcher_finds_our_driver():
     mtia_triton_launcher.init()
-    assert driver.active.get_current_target().backend == "mtia"
+    target = driver.active.get_current_target()
+    assert target is not None and target.backend == "mtia"

@@ -56,7 +56,7 @@ def _begin(model: LlamaForCausalLM, cache: StaticCache, tokens_1S: torch.Tensor)
     seen = cache.layers[0].cumulative_length
     positions = (torch.arange(tokens_1S.shape[1], device=hidden.device) + seen).unsqueeze(0)
     mask = create_causal_mask(
-        config=model.config, inputs_embeds=hidden, attention_mask=None, past_key_values=cache, position_ids=positions,
+        config=model.config, inputs_embeds=hidden, attention_mask=None, cache=cache, position_ids=positions,
         allow_is_causal_skip=False,
     )  # fmt: skip
     cos, sin = model.model.rotary_emb(hidden, position_ids=positions)
@@ -69,7 +69,7 @@ def prompt_layer(
 ) -> torch.Tensor:  # fmt: skip
     """One layer over the prompt, into an empty cache that holds `n_prompt_1` tokens afterwards."""
     cache.held.cumulative_length.zero_()
-    out = layer(hidden, attention_mask=mask, past_key_values=cache, position_embeddings=(cos, sin))
+    out = layer(hidden, attention_mask=mask, cache=cache, position_embeddings=(cos, sin))
     cache.held.cumulative_length.copy_(n_prompt_1[0])
     return out
 
@@ -79,7 +79,7 @@ def token_layer(
     sin: torch.Tensor,
 ) -> torch.Tensor:  # fmt: skip
     """One layer over one token, appended to the cache."""
-    return layer(hidden, attention_mask=mask, past_key_values=cache, position_embeddings=(cos, sin))
+    return layer(hidden, attention_mask=mask, cache=cache, position_embeddings=(cos, sin))
 
 
 def prompt_logits(model: LlamaForCausalLM, hidden: torch.Tensor, n_prompt_1: torch.Tensor) -> torch.Tensor:

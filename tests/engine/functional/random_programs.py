@@ -306,7 +306,7 @@ class Writer:
         elif kind == "concat":
             b = self.pick((element,))
             assert b is not None
-            both = self.draft.add(c.Concat, (a, b), TileType(element, (2 * shape[0], *shape[1:])))
+            both = self.draft.add(c.Concat, (a, b), TileType(element, (2 * a.type.shape[0], *shape[1:])))
             parts = self.draft.add(c.Reshape, (both,), TileType(element, (2, *shape)))
             dims = tuple(range(1, len(shape) + 1))
             turned = self.draft.add(c.Transpose, (parts,), TileType(element, (*shape, 2)), order=(*dims, 0))

@@ -639,7 +639,7 @@ def _combine(
     return [_region_result(env[v.id], v.type, shape) for v in block.yields]
 
 
-def _region_result(held: Held | None, type_: TileType, shape: torch.Size) -> torch.Tensor:
+def _region_result(held: Held | None, type_: TileType, shape: tuple[int, ...]) -> torch.Tensor:
     assert held is not None
     tensor = dense(held, type_)
     return (

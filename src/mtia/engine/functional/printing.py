@@ -16,13 +16,13 @@ Number = int | float | bool
 
 def lines(
     prefix: str,
-    instance: str,
+    instance: tuple[int, int, int],
     operands: Sequence[tuple[TileType, Sequence[Number]]],
     *,
     hex: bool,
     signed: Sequence[bool],
 ) -> Iterator[str]:
-    """`instance`: "(0, 0, 0)". `operands`: each one's type and elements in row order."""
+    """`instance`: its place in the grid. `operands`: each one's type and elements in row order."""
     if not operands:
         yield f"pid {instance}{prefix}"
     for at, ((type_, elements), is_signed) in enumerate(zip(operands, signed, strict=True)):

@@ -7,7 +7,8 @@ def init() -> None:
     """Makes sure that Triton launches on MTIA. Raises RuntimeError where another driver is active."""
     from triton.runtime import driver
 
-    backend = driver.active.get_current_target().backend
+    target = driver.active.get_current_target()
+    backend = target.backend if target is not None else "none"
     if backend != "mtia":
         raise RuntimeError(
             f"Triton's active driver is {backend!r}, not 'mtia': another device was found first. "
