@@ -10,6 +10,7 @@ import torch
 
 from mtia import _C
 from mtia.kernels import (
+    activation_gradients,
     complex_pairs,
     convolution,
     copy,
@@ -43,6 +44,7 @@ from mtia.kernels import (
 from mtia.kernels.registry import KERNELS
 
 FAMILIES = (
+    activation_gradients,
     complex_pairs,
     convolution,
     copy,
