@@ -373,15 +373,4 @@ void mtia_list_runs(const int64_t* address, const uint8_t* mask, int64_t n_progr
     }
 }
 
-// float32 rounded to TF32 (10 mantissa bits), to nearest even; infinities stay, NaN stays NaN.
-void mtia_round_tf32(const float* in, float* out, int64_t n) {
-    for (int64_t i = 0; i < n; ++i) {
-        uint32_t u;
-        std::memcpy(&u, in + i, 4);
-        uint32_t rounded = (u + 0xFFF + ((u >> 13) & 1)) & ~0x1FFFu;
-        u = (u & 0x7FFFFFFF) > 0x7F800000 ? u : rounded;
-        std::memcpy(out + i, &u, 4);
-    }
-}
-
 }  // extern "C"
