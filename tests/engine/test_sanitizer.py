@@ -1,6 +1,7 @@
 """Planted bugs, one class each, all caught under MTIA_SANITIZE=1 and named: kernel, instance, line, tensor, history."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -310,7 +311,9 @@ def test_a_planted_bug_is_caught_and_named(plant, error, kernel, words):
     text = str(caught.value)
     lines = marked_lines(kernel, "# bug")
     assert f"kernel {kernel.fn.__name__!r}, program instance (" in text
-    assert any(text.startswith(f"{__file__}:{line}: ") for line in lines), (text, lines)
+    # The folder may be another checkout's: Triton's cache of compiled kernels does not tell folders apart.
+    place, _, _ = text.partition(": ")
+    assert any(place.endswith(f"/{Path(__file__).name}:{line}") for line in lines), (text, lines)
     assert re.search(r"allocated [\d,]+ bytes at 0x[0-9a-f]+ on mtia:0:\n +\S+test_sanitizer.py:\d+ in \w+", text)
     assert ("freed:\n" in text) == (error is errors.UseAfterFree)
 
