@@ -57,6 +57,7 @@ def test_upstreams_machinery_instantiates_its_tests_for_the_device(tmp_path):
     file = tmp_path / "test_upstream.py"
     file.write_text(UPSTREAM)
     environment = {**os.environ, "TORCH_TEST_DEVICES": device_class.__file__}
+    environment.pop("CI", None)  # there upstream reports through a package of its own
     done = subprocess.run([sys.executable, str(file), "-v"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     for name in ("test_add_mtia_float32", "test_add_mtia_bfloat16", "test_relu_mtia"):
