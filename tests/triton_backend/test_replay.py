@@ -7,7 +7,7 @@ import triton.language as tl
 from torch._inductor.runtime import triton_helpers
 
 from mtia import knobs
-from mtia.engine.functional import interpreter
+from mtia.engine.functional import plan as plans
 from mtia.host_runtime.launch import compile_kernel
 from mtia.kernels.matmul import mtia_matmul
 
@@ -67,7 +67,7 @@ def test_the_size_of_a_chunk_changes_no_bit(monkeypatch):
     x, w = torch.randn(1, 256).to("mtia"), torch.randn(2048, 256).to("mtia")
     with knobs.scope(interpret=True):
         whole = (x @ w.t()).cpu()
-        monkeypatch.setattr(interpreter, "CHUNK_ELEMENTS", 1 << 9)
+        monkeypatch.setattr(plans, "CHUNK_ELEMENTS", 1 << 9)
         assert torch.equal(whole, (x @ w.t()).cpu())
 
 
@@ -76,5 +76,5 @@ def test_addresses_masks_and_lent_tiles_take_no_room_in_a_chunk():
     constants = dict(BM=1, BN=64, BK=128, ACC=tl.float32, GROUP=8, EVEN_K=True, SCALED=False, HAS_C=False)
     x = torch.empty(1)
     program = compile_kernel(mtia_matmul, (x, x, x, x, 1.0, 1.0, *numbers), {**constants, "INDEX": tl.int32})
-    plan = interpreter.plan_of(program)
+    plan = plans.plan_of(program)
     assert (plan.largest_tile, plan.largest_held) == (128 * 64, 128)

@@ -21,7 +21,7 @@ from random_programs import (
 )
 
 from mtia.engine.functional import executor, interpreter
-from mtia.engine.functional.assemble import ASSEMBLERS
+from mtia.engine.functional.assembly import ASSEMBLERS
 from mtia.errors import OutOfBoundsAccess
 from mtia.program import commands as c
 from mtia.program.types import Element, TileType

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mtia.engine.functional import interpreter
-from mtia.engine.functional.assemble import Assembled, NotAssembled, assemble, float_bits
+from mtia.engine.functional.assembly import Assembled, NotAssembled, assemble, float_bits
 from mtia.engine.functional.interpreter import Launch
 from mtia.engine.functional.memory import Allocation
 from mtia.engine.native import library

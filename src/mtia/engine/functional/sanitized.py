@@ -22,16 +22,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtia.engine.functional.interpreter import (
-    HANDLERS,
-    Interpreter,
-    Launch,
-    Plan,
-    held_mask,
-    host_threads,
-    plan_of,
-    programs_per_chunk,
-)
+from mtia.engine.functional.interpreter import HANDLERS, Interpreter, Launch, held_mask
+from mtia.engine.functional.plan import Plan, host_threads, plan_of, programs_per_chunk
 from mtia.engine.native import library
 from mtia.errors import MtiaError, OutOfBoundsAccess, RaceBetweenInstances, UnalignedElement, UninitializedRead
 from mtia.program import commands as c

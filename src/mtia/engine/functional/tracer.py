@@ -12,7 +12,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from mtia.engine.functional.interpreter import HANDLERS, Interpreter, Launch, Plan, held_mask, plan_of
+from mtia.engine.functional.interpreter import HANDLERS, Interpreter, Launch, held_mask
+from mtia.engine.functional.plan import Plan, plan_of
 from mtia.engine.functional.values import Base, Box, Lin
 from mtia.engine.native import library
 from mtia.engine.trace import Access, Step, Trace
