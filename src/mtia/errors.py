@@ -205,7 +205,8 @@ class UninitializedRead(MtiaError):
 
 
 class RaceBetweenInstances(MtiaError):
-    """Two program instances of one launch touch one byte, one of them by a plain store, with no atomic between."""
+    """Two program instances of one launch touch one byte, one of them changes it, not both by atomics, and no atomics
+    order them."""
 
     def __init__(
         self, kernel: str, *, instance: Sequence[int], other: Sequence[int], line: str, other_line: str, argument: str,
@@ -214,8 +215,8 @@ class RaceBetweenInstances(MtiaError):
         super().__init__(
             f"{line}: kernel {kernel!r}, program instance {tuple(instance)}: {access} at {address:#x}, offset "
             f"{offset_bytes:,} bytes of {argument!r}, races with the {other_access} of program instance {tuple(other)} "
-            f"at {other_line}: instances run in any order, and no atomic lies between. Give each instance bytes of its "
-            f"own, use tl.atomic_*, or split the kernel in two launches.{_below(report)}"
+            f"at {other_line}: instances run in any order, and no atomics order these two. Give each instance bytes of "
+            f"its own, use tl.atomic_* for both, or split the kernel in two launches.{_below(report)}"
         )
         self.kernel, self.instance, self.other, self.line = kernel, tuple(instance), tuple(other), line
         self.other_line, self.argument, self.address, self.offset_bytes = other_line, argument, address, offset_bytes

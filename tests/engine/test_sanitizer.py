@@ -220,6 +220,59 @@ def atomic_and_plain(count_ptr):
     tl.atomic_add(count_ptr, 1)  # bug
 
 
+@triton.jit
+def counted_by_atomics_read_plainly(count_ptr, out_ptr):
+    pid = tl.program_id(0)
+    if pid == 1:
+        tl.atomic_add(count_ptr, 1)
+    else:
+        tl.store(out_ptr + pid, tl.load(count_ptr))  # bug
+
+
+@triton.jit
+def read_plainly_then_counted(count_ptr, out_ptr):
+    pid = tl.program_id(0)
+    if pid == 0:
+        tl.store(out_ptr, tl.load(count_ptr))
+    else:
+        tl.atomic_add(count_ptr, 1)  # bug
+
+
+@triton.jit
+def locks_of_their_own(total_ptr, locks_ptr):
+    pid = tl.program_id(0)
+    while tl.atomic_cas(locks_ptr + pid, 0, 1) == 1:
+        pass
+    tl.store(total_ptr, tl.load(total_ptr) + 1)  # bug
+    tl.atomic_xchg(locks_ptr + pid, 0)
+
+
+@triton.jit
+def arrival_without_order(parts_ptr, count_ptr, out_ptr, N: tl.constexpr):
+    pid = tl.program_id(0)
+    tl.store(parts_ptr + pid, 1.0)
+    if tl.atomic_add(count_ptr, 1, sem="relaxed") == N - 1:
+        tl.store(out_ptr, tl.sum(tl.load(parts_ptr + tl.arange(0, N))))  # bug
+
+
+@triton.jit
+def lock_undone_by_a_plain_store(total_ptr, lock_ptr):
+    while tl.atomic_cas(lock_ptr, 0, 1) == 1:  # bug
+        pass
+    tl.store(total_ptr, tl.load(total_ptr) + 1)
+    tl.store(lock_ptr, 0)
+
+
+@triton.jit
+def a_lock_that_failed(x_ptr, lock_ptr):
+    pid = tl.program_id(0)
+    if pid == 0:
+        tl.store(x_ptr, 1.0)
+    taken = tl.atomic_cas(lock_ptr, 5, 6)  # nobody has it: it holds 0
+    if pid == 1:
+        tl.store(x_ptr, taken.to(tl.float32))  # bug
+
+
 def lost_update():
     everyone_writes_the_total[(4,)](ones(256), torch.zeros(1, device="mtia"), BLOCK=64)
 
@@ -234,6 +287,30 @@ def neighbour_reads_what_i_write():
 
 def reset_among_atomics():
     atomic_and_plain[(4,)](torch.zeros(1, dtype=torch.int32, device="mtia"))
+
+
+def count_read_without_an_atomic():
+    counted_by_atomics_read_plainly[(4,)](counters(1), unwritten(4, dtype=torch.int32))
+
+
+def count_changed_under_a_plain_read():
+    read_plainly_then_counted[(2,)](counters(1), unwritten(1, dtype=torch.int32))
+
+
+def another_lock_each():
+    locks_of_their_own[(4,)](torch.zeros(1, device="mtia"), counters(4))
+
+
+def relaxed_arrival():
+    arrival_without_order[(4,)](unwritten(4), counters(1), unwritten(1), N=4)
+
+
+def unlocked_by_a_store():
+    lock_undone_by_a_plain_store[(4,)](torch.zeros(1, device="mtia"), counters(1))
+
+
+def ordered_by_a_lock_that_was_not_taken():
+    a_lock_that_failed[(2,)](unwritten(1), counters(1))
 
 
 # --- use after free ---------------------------------------------------------------------------------------------------
@@ -297,6 +374,22 @@ PLANTED = [
     (two_owners, RACE, overlapping_blocks, r"\(1, 0, 0\): store .* offset 192 bytes .* store .* instance \(0, 0, 0\)"),
     (neighbour_reads_what_i_write, RACE, shift_in_place, r"races with the load of program instance \(0, 0, 0\)"),
     (reset_among_atomics, RACE, atomic_and_plain, r"\(1, 0, 0\): atomic .* races with the store of .* \(0, 0, 0\)"),
+    (
+        count_read_without_an_atomic,
+        RACE,
+        counted_by_atomics_read_plainly,
+        r"load .* races with the atomic of program instance \(1",
+    ),
+    (
+        count_changed_under_a_plain_read,
+        RACE,
+        read_plainly_then_counted,
+        r"\(1, 0, 0\): atomic .* races with the load of program instance \(0",
+    ),
+    (another_lock_each, RACE, locks_of_their_own, r"'total_ptr', races with .* no atomics order these two"),
+    (relaxed_arrival, RACE, arrival_without_order, r"\(3, 0, 0\): load .* of 'parts_ptr', races with the store"),
+    (unlocked_by_a_store, RACE, lock_undone_by_a_plain_store, r"atomic .* of 'lock_ptr', races with the store of"),
+    (ordered_by_a_lock_that_was_not_taken, RACE, a_lock_that_failed, r"\(1, 0, 0\): store .* with the store of .*\(0"),
     (raw_pointer, FREED, double, r"load .* of 'x_ptr', use after free.*\n  'x_ptr' is a raw pointer"),
     (storage_resized_away, FREED, double, r"store .* of 'out_ptr', use after free"),
     (input_of_a_graph, FREED, double, r"load .* of 'x_ptr', use after free.*\n  'x_ptr' is tensor float32 \[64\]"),
@@ -375,6 +468,56 @@ def test_an_arrival_counter_orders_the_last_ones_reads_if_it_comes_after_the_sto
     assert out.item() == 512
     with pytest.raises(RACE, match=r"\(7, 0, 0\): load .* of 'parts_ptr', races with the store"):
         last_one_sums_too_early[(8,)](ones(512), unwritten(8), counters(1), out, N=8, BLOCK=64)
+
+
+@triton.jit
+def passes_it_on(parts_ptr, flags_ptr, out_ptr, N: tl.constexpr):
+    """Instance i + 1 waits for i's flag: 0's store reaches the last one through N - 1 other addresses."""
+    pid = tl.program_id(0)
+    if pid == 0:
+        tl.store(parts_ptr, 7.0)
+    if pid > 0:
+        tl.atomic_poll(flags_ptr + pid - 1, 1)
+    tl.atomic_xchg(flags_ptr + pid, 1)
+    if pid == N - 1:
+        tl.store(out_ptr, tl.load(parts_ptr))
+
+
+@triton.jit
+def histogram_with_atomics(x_ptr, bins_ptr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.atomic_add(bins_ptr + tl.load(x_ptr + i), 1, sem="relaxed")
+
+
+@triton.jit
+def all_read_then_one_writes(x_ptr, count_ptr, out_ptr, N: tl.constexpr, COUNTED: tl.constexpr):
+    """Only the last to arrive writes what everyone read; with `COUNTED` < N, instance 1 does not say that it has."""
+    pid = tl.program_id(0)
+    tl.store(out_ptr + pid, tl.load(x_ptr))
+    counts = (pid != 1) | (COUNTED == N)
+    arrived = tl.atomic_add(count_ptr, 1, mask=counts)
+    if counts & (arrived == COUNTED - 1):
+        tl.store(x_ptr, 0.0)
+
+
+def test_atomics_on_one_address_are_no_race_in_any_number():
+    bins = counters(4)
+    histogram_with_atomics[(8,)](torch.arange(512, device="mtia").remainder(4).to(torch.int32), bins, BLOCK=64)
+    assert bins.cpu().tolist() == [128] * 4
+
+
+@pytest.mark.parametrize("n", [2, 3, 16])
+def test_order_is_handed_on_from_one_address_to_the_next(n):
+    out = unwritten(1)
+    passes_it_on[(n,)](unwritten(1), counters(n), out, N=n)
+    assert out.item() == 7
+
+
+@pytest.mark.parametrize("n", [4, 16])
+def test_a_store_must_come_after_every_reader_not_just_the_first_and_the_last(n):
+    all_read_then_one_writes[(n,)](ones(1), counters(1), unwritten(n), N=n, COUNTED=n)
+    with pytest.raises(RACE, match=rf"\({n - 1}, 0, 0\): store .* with the load of program instance \(1, 0, 0\)"):
+        all_read_then_one_writes[(n,)](ones(1), counters(1), unwritten(n), N=n, COUNTED=n - 1)
 
 
 def test_bytes_side_by_side_are_no_race():

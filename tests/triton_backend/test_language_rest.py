@@ -7,6 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
+import mtia
 from mtia.errors import UnsupportedOperation
 
 N = 64
@@ -48,8 +49,25 @@ def polls(flag_ptr, out_ptr):
 
 
 @triton.jit
+def exchange_under_a_branch(own_ptr, shared_ptr):
+    pid = tl.program_id(0)
+    if pid == 1:
+        tl.atomic_cas(own_ptr + pid, 0, 5)
+    if pid == 2:
+        tl.atomic_cas(shared_ptr, 0, 7 + pid)
+
+
+@triton.jit
 def one_of_a_tile(x_ptr, out_ptr):
     tl.store(out_ptr, tl.load(x_ptr + tl.arange(0, 1)).item() * 3)
+
+
+@pytest.mark.parametrize("interpret", [False, True])
+def test_only_the_instances_of_a_branch_compare_and_exchange(interpret):
+    own, shared = (torch.zeros(n, dtype=torch.int32, device="mtia") for n in (4, 1))
+    with mtia.knobs.scope(interpret=interpret):
+        exchange_under_a_branch[(4,)](own, shared)
+    assert own.cpu().tolist() == [0, 5, 0, 0] and shared.item() == 9
 
 
 def test_a_mapped_function_gives_several_results():

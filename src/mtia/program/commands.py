@@ -305,20 +305,22 @@ class Store(Command):
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AtomicRmw(Command):
     """operands: pointer(s), value(s) [, mask]; result: the old values. `op`: fadd add max min umax umin and or xor
-    exch."""
+    exch. `sem`: relaxed, acquire, release or acq_rel; values and time are the same, the sanitizer tells them apart."""
 
     unit: ClassVar[Unit] = Unit.DMA_OUT
     mnemonic: ClassVar[str] = "atomic"
     op: str
+    sem: str = "acq_rel"
     has_mask: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AtomicCas(Command):
-    """operands: pointer(s), expected, new; result: the old values."""
+    """operands: pointer(s), expected, new; result: the old values. `sem`: as of AtomicRmw."""
 
     unit: ClassVar[Unit] = Unit.DMA_OUT
     mnemonic: ClassVar[str] = "atomic_cas"
+    sem: str = "acq_rel"
 
 
 # --- control ----------------------------------------------------------------------------------------------------------

@@ -325,8 +325,12 @@ int64_t mtia_atomic(void* old, const void* in, const int64_t* address, int64_t n
 }
 
 int64_t mtia_compare_exchange(void* old, const void* expected, const void* desired, const int64_t* address, int64_t n,
-                              int elem, int64_t lo, int64_t hi) {
+                              const uint8_t* mask, int elem, int64_t lo, int64_t hi) {
     for (int64_t i = 0; i < n; ++i) {
+        if (mask && !mask[i]) {
+            std::memset((char*)old + i * elem, 0, elem);
+            continue;
+        }
         int64_t at = address[i];
         if (hi && (at < lo || at + elem > hi)) return i;
         char* p = reinterpret_cast<char*>(at);

@@ -17,8 +17,8 @@
 #include "multiply.hpp"
 
 extern "C" int64_t mtia_atomic(void*, const void*, const int64_t*, int64_t, const uint8_t*, int, int, int64_t, int64_t);
-extern "C" int64_t mtia_compare_exchange(void*, const void*, const void*, const int64_t*, int64_t, int, int64_t,
-                                         int64_t);
+extern "C" int64_t mtia_compare_exchange(void*, const void*, const void*, const int64_t*, int64_t, const uint8_t*, int,
+                                         int64_t, int64_t);
 
 namespace mtia {
 namespace {
@@ -438,8 +438,8 @@ bool run_atomic(State& s, Words w) {
 // old slot, expected slot, desired slot, address slot, bytes, elements, parameter, command
 bool run_exchange(State& s, Words w) {
     const int64_t* address = (const int64_t*)s.tile(w[5]);
-    int64_t bad = mtia_compare_exchange(s.tile(w[2]), s.tile(w[3]), s.tile(w[4]), address, w[7], w[6], s.low[w[8]],
-                                        s.high[w[8]]);
+    int64_t bad = mtia_compare_exchange(s.tile(w[2]), s.tile(w[3]), s.tile(w[4]), address, w[7], nullptr, w[6],
+                                        s.low[w[8]], s.high[w[8]]);
     return bad < 0 || s.fail(w[9], w[8], address[bad], address[bad] + w[6]);
 }
 

@@ -674,10 +674,10 @@ def _atomic_rmw(self: Interpreter, cmd: c.AtomicRmw, env: list) -> None:
 @handles(c.AtomicCas)
 def _atomic_cas(self: Interpreter, cmd: c.AtomicCas, env: list) -> None:
     value = cmd.operands[2]
-    address, _, desired = self.scatter_operands(cmd.operands[0], None, value)
+    address, selected, desired = self.scatter_operands(cmd.operands[0], None, value)
     expected = self.full(cmd.operands[1]).expand(desired.shape).contiguous()
     old = memory.compare_exchange(
-        expected, desired, address, value.type, self.allocation(cmd.operands[0]), self.place(cmd)
+        expected, desired, address, selected, value.type, self.allocation(cmd.operands[0]), self.place(cmd)
     )
     if cmd.results:
         env[cmd.result.id] = old if cmd.result.type.shape or value.type.element.is_float else _scalar_integer(old)

@@ -64,7 +64,7 @@ def _functions() -> dict[str, Callable[..., int]]:
         "mtia_gather": [_P, _P, _I64, _P, ctypes.c_int, _I64, _I64, _I64],
         "mtia_scatter": [_P, _P, _I64, _P, ctypes.c_int, _I64, _I64],
         "mtia_atomic": [_P, _P, _P, _I64, _P, ctypes.c_int, ctypes.c_int, _I64, _I64],
-        "mtia_compare_exchange": [_P, _P, _P, _P, _I64, ctypes.c_int, _I64, _I64],
+        "mtia_compare_exchange": [_P, _P, _P, _P, _I64, _P, ctypes.c_int, _I64, _I64],
     }
     for name, arguments in signatures.items():
         function = getattr(lib, name)
@@ -388,6 +388,7 @@ def compare_exchange(
     expected: torch.Tensor,
     desired: torch.Tensor,
     address: torch.Tensor,
+    mask: torch.Tensor | None,
     type_: TileType,
     where: Allocation,
     place: Place,
@@ -399,6 +400,7 @@ def compare_exchange(
         desired.data_ptr(),
         address.data_ptr(),
         address.numel(),
+        None if mask is None else mask.data_ptr(),
         type_.element.n_bytes,
         where.start,
         where.end,

@@ -3,7 +3,7 @@
     out of bounds    outside the argument's allocation (or view), or in no allocation at all
     misaligned       an element that is not at a multiple of its own size
     uninitialised    bytes read that nothing wrote since they were allocated
-    race             one byte, two instances, one plain store, no atomic between
+    race             one byte, two instances, one changes it, not both by atomics, and no atomics order them
     use after free   a pointer into memory whose tensor is gone
 
 What was touched by whom is kept per launch by csrc/sanitizer.cpp; which bytes were ever written lives beside device
@@ -31,8 +31,11 @@ from mtia.program.program import TileProgram
 from mtia.program.types import Value
 
 MOST_ADDRESSES = 1 << 21  # of one command and chunk: eight bytes each
-KINDS: dict[type[c.Command], int] = {c.Load: 0, c.Store: 1, c.AtomicRmw: 2, c.AtomicCas: 2}
+LOAD, STORE, ATOMIC, LOOK = range(4)
+KINDS: dict[type[c.Command], int] = {c.Load: LOAD, c.Store: STORE, c.AtomicRmw: ATOMIC, c.AtomicCas: ATOMIC}
 WORDS = {c.Load: "load", c.Store: "store", c.AtomicRmw: "atomic", c.AtomicCas: "atomic"}
+ACQUIRES, RELEASES = 1, 2
+ORDERS = {"relaxed": 0, "acquire": ACQUIRES, "release": RELEASES, "acq_rel": ACQUIRES | RELEASES}
 OUT_OF_BOUNDS, MISALIGNED, UNINITIALIZED, RACE = 1, 2, 3, 4
 
 
@@ -78,13 +81,15 @@ _I64, _P = ctypes.c_int64, ctypes.c_void_p
 @lru_cache(maxsize=1)
 def _functions() -> Any:
     lib = library()
-    lib.mtia_sanitizer_open.argtypes, lib.mtia_sanitizer_open.restype = [_I64, _P, _P, _P, _I64], _P
+    lib.mtia_sanitizer_open.argtypes = [_I64, _P, _P, _P, _I64, ctypes.c_int]
+    lib.mtia_sanitizer_open.restype = _P
     lib.mtia_sanitizer_close.argtypes, lib.mtia_sanitizer_close.restype = [_P], None
     lib.mtia_sanitizer_access.argtypes = [
-        _P, ctypes.c_int, _P, _P, _I64, _I64, _I64, ctypes.c_int, _I64, _I64, _I64, ctypes.c_int, ctypes.c_int32, _P,
-        _P,
+        _P, ctypes.c_int, _P, _P, _I64, _I64, _I64, ctypes.c_int, _I64, _I64, _I64, ctypes.c_int, ctypes.c_int32,
+        ctypes.c_int, _P, _P,
     ]  # fmt: skip
     lib.mtia_sanitizer_access.restype = _I64
+    lib.mtia_sanitizer_exchanged.argtypes, lib.mtia_sanitizer_exchanged.restype = [_P, _I64, _I64, _P], None
     return lib
 
 
@@ -103,8 +108,9 @@ def _record_of(launch: Launch, watch: Watch) -> Iterator[int]:
         np.array([getattr(r, name) for r in watch.regions], np.int64) for name in ("base", "n_bytes", "written")
     )
     functions = _functions()
+    is_ordering = any(_order(command) for command in launch.program.commands)
     record = functions.mtia_sanitizer_open(
-        len(bases), bases.ctypes.data, sizes.ctypes.data, written.ctypes.data, launch.n_programs
+        len(bases), bases.ctypes.data, sizes.ctypes.data, written.ctypes.data, launch.n_programs, int(is_ordering)
     )
     try:
         yield record
@@ -127,8 +133,21 @@ class SanitizedInterpreter(Interpreter):
             if type(command) in KINDS:
                 self.check(command)
             HANDLERS[type(command)](self, command, self.env)
+            if isinstance(command, c.AtomicCas):
+                self.note_exchange(command)
             if self.active is not None and not self.active.any():
                 return
+
+    def note_exchange(self, command: c.AtomicCas) -> None:
+        """Releases where it exchanged something; a compare-and-exchange that failed, or polls, only acquired."""
+        if _kind(command) == LOOK or not ORDERS[command.sem] & RELEASES:
+            return
+        expected = command.operands[1]
+        exchanged = torch.ones(self.n, dtype=torch.uint8)
+        if command.results:
+            same = self.full(command.result) == self.full(expected)
+            exchanged = same.reshape(same.shape[0], -1).any(1).to(torch.uint8).expand(self.n).contiguous()
+        _functions().mtia_sanitizer_exchanged(self.record, self.first, self.n, exchanged.data_ptr())
 
     def check(self, command: c.Command) -> None:
         pointer = command.operands[0]
@@ -172,9 +191,9 @@ class SanitizedInterpreter(Interpreter):
         out = np.zeros(5, np.int64)
         unwritten = self.unwritten_of(command, address)
         finding = _functions().mtia_sanitizer_access(
-            self.record, KINDS[type(command)], address.data_ptr(), None if selected is None else selected.data_ptr(),
+            self.record, _kind(command), address.data_ptr(), None if selected is None else selected.data_ptr(),
             address.shape[0], self.n, address.numel() // address.shape[0], n_bytes, self.first, argument.start,
-            argument.end, int(argument.check_written and _reads(command)), command.index,
+            argument.end, int(argument.check_written and _reads(command)), command.index, _order(command),
             None if unwritten is None else unwritten.data_ptr(), out.ctypes.data,
         )  # fmt: skip
         if finding:
@@ -257,6 +276,18 @@ def moved_values(program: TileProgram) -> frozenset[int]:
 def _element_bytes(command: c.Command) -> int:
     value = command.result if isinstance(command, c.Load) else command.operands[1]
     return value.type.element.n_bytes
+
+
+def _kind(command: c.Command) -> int:
+    is_look = isinstance(command, c.AtomicCas) and command.operands[1] is command.operands[2]  # tl.atomic_poll
+    return LOOK if is_look else KINDS[type(command)]
+
+
+def _order(command: c.Command) -> int:
+    """What an atomic surely does to the order of accesses; a compare-and-exchange may also release, once it is done."""
+    if isinstance(command, c.AtomicCas):
+        return ORDERS[command.sem] & ACQUIRES
+    return ORDERS[command.sem] if isinstance(command, c.AtomicRmw) else 0
 
 
 def _reads(command: c.Command) -> bool:

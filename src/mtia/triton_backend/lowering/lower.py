@@ -519,19 +519,16 @@ def lower_store(self: Lowerer, op: TtirOp) -> None:
 @lowers("tt.atomic_rmw")
 def lower_atomic_rmw(self: Lowerer, op: TtirOp) -> None:
     operands = self.values(op)
+    how, sem = (word.strip() for word in op.text.split(",")[:2])  # "fadd, acq_rel, gpu, %pointer, %value"
     self.emit(
-        c.AtomicRmw,
-        op,
-        operands,
-        [_arrow_type(op)][: len(op.results)],
-        op=op.text.split(",")[0].strip(),
-        has_mask=len(operands) > 2,
+        c.AtomicRmw, op, operands, [_arrow_type(op)][: len(op.results)], op=how, sem=sem, has_mask=len(operands) > 2
     )
 
 
 @lowers("tt.atomic_cas")
 def lower_atomic_cas(self: Lowerer, op: TtirOp) -> None:
-    self.emit(c.AtomicCas, op, self.values(op), [_arrow_type(op)][: len(op.results)])
+    sem = op.text.split(",")[0].strip()
+    self.emit(c.AtomicCas, op, self.values(op), [_arrow_type(op)][: len(op.results)], sem=sem)
 
 
 @lowers("tt.atomic_poll")
@@ -543,7 +540,13 @@ def lower_atomic_poll(self: Lowerer, op: TtirOp) -> None:
     pointer, expected = operands
     index, where = self.next_index(), op.location
     seen, differs = self.fresh("seen", expected.type), self.fresh("differs", TileType(Element.I1))
-    look = c.AtomicCas(index=self.next_index(), operands=(pointer, expected, expected), results=(seen,), location=where)
+    look = c.AtomicCas(
+        index=self.next_index(),
+        operands=(pointer, expected, expected),
+        results=(seen,),
+        sem=op.text.split(",")[0].strip(),
+        location=where,
+    )
     compare = c.Elementwise(
         index=self.next_index(),
         operands=(seen, expected),
