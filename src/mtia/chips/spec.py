@@ -51,13 +51,18 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridSpec:
-    """The PE grid software sees (spare rows excluded)."""
+    """The PE grid software sees (spare rows excluded).
+
+    `die_to_die_bytes_per_s`: both directions together. `crossing_frac`: the share of PEs' traffic that crosses; absent,
+    addresses are interleaved over the c chiplets and (c - 1) / c of it does.
+    """
 
     rows: int
     cols: int
     spare_pes: int = 0
     chiplets: int = 1  # compute chiplets the rows are dealt to
     die_to_die_bytes_per_s: float | None = None
+    crossing_frac: float | None = None
 
     @property
     def n_pes(self) -> int:

@@ -373,10 +373,12 @@ def _ring(max_distance: int, n_nodes: int) -> int:
 
 
 def _die_to_die_fs_per_byte(spec: ChipSpec) -> float:
-    """Addresses are interleaved over the dies, so of c dies (c - 1) / c of the traffic crosses."""
-    if spec.grid.chiplets < 2 or not spec.grid.die_to_die_bytes_per_s:
+    """Of a byte that a PE moves, the share that crosses: the chip's own, or that of interleaved addresses."""
+    grid = spec.grid
+    if grid.chiplets < 2 or not grid.die_to_die_bytes_per_s:
         return 0.0
-    return FS_PER_S / spec.grid.die_to_die_bytes_per_s * (spec.grid.chiplets - 1) / spec.grid.chiplets
+    crossing = (grid.chiplets - 1) / grid.chiplets if grid.crossing_frac is None else grid.crossing_frac
+    return FS_PER_S * crossing / grid.die_to_die_bytes_per_s
 
 
 def _run_ends(trace: Trace, spec: ChipSpec, schedule: Schedule, residency: Residency | None) -> np.ndarray:

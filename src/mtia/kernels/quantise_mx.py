@@ -12,12 +12,13 @@ import triton
 import triton.language as tl
 
 from mtia.errors import BadProblem
-from mtia.kernels.iteration import ceil_div
+from mtia.kernels.iteration import ceil_div, next_power_of_2
 from mtia.numerics.blocks import BlockFormat, ScaleKind
 from mtia.numerics.formats import FP4_E2M1, FP8_E4M3, FP8_E5M2
 from mtia.numerics.rounding import Rounding
 
 ELEMENTS = 4096  # of a program's tile
+SQUARE = 64
 _ROUND = tl.constexpr(12582912.0)  # 1.5 x 2**23: added and taken away, leaves the nearest whole number, ties to even
 
 
@@ -61,7 +62,7 @@ def mtia_quantise_mx(
     PACKED: tl.constexpr,
 ):  # fmt: skip
     """BANDS * ROWS rows by TILES blocks a program, grid (rows, columns). PACKED: e2m1 pairs, the first in the low half;
-    else the element type of q."""
+    else the element type of q. Scales of a row lie one after the other (ROWS > 1), or those of a block's depth do."""
     band = tl.program_id(0) * BANDS + tl.arange(0, BANDS)
     block = tl.program_id(1) * TILES + tl.arange(0, TILES)
     row = (tl.program_id(0) * BANDS * ROWS + tl.arange(0, BANDS * ROWS)).to(tl.int64)
@@ -75,7 +76,9 @@ def mtia_quantise_mx(
     code = _scale_code(largest.to(tl.float32, bitcast=True), LARGEST_EXPONENT, LARGEST, MANTISSA, RULE)
     scales = k // BLOCK
     kept = (band < tl.cdiv(m, ROWS))[:, None] & (block < scales)[None, :]
-    tl.store(scale_ptr + band.to(tl.int64)[:, None] * scales + block[None, :], code.to(tl.uint8), mask=kept)
+    scale_at = scale_ptr + (band.to(tl.int64)[:, None] * scales + block[None, :] if ROWS > 1 else
+                            band[:, None] + block.to(tl.int64)[None, :] * m)  # fmt: skip
+    tl.store(scale_at, code.to(tl.uint8), mask=kept)
     inverse = _power(tl.maximum(254 - code, 0))
     if ROWS > 1:
         inverse = tl.reshape(tl.broadcast_to(inverse[:, None, :], (BANDS, ROWS, TILES)), (BANDS * ROWS, TILES))
@@ -100,7 +103,9 @@ def mtia_dequantise_mx(
     inside = (row < m)[:, None] & (column < k)[None, :]
     q = tl.load(q_ptr + row[:, None] * k + column[None, :], mask=inside, other=0.0).to(tl.float32)
     kept = (row < m)[:, None] & (block < k // BLOCK)[None, :]
-    code = tl.load(scale_ptr + (row // ROWS)[:, None] * (k // BLOCK) + block[None, :], mask=kept, other=0).to(tl.int32)
+    scale_at = scale_ptr + ((row // ROWS)[:, None] * (k // BLOCK) + block[None, :] if ROWS > 1 else
+                            row[:, None] + block.to(tl.int64)[None, :] * m)  # fmt: skip
+    code = tl.load(scale_at, mask=kept, other=0).to(tl.int32)
     scale = tl.where(code == 255, float("nan"), _power(code))
     wide = tl.reshape(q, (BANDS * ROWS, TILES, BLOCK)) * scale[:, :, None]
     at = out_ptr + row[:, None] * k + column[None, :]
@@ -111,8 +116,10 @@ _ELEMENT_DTYPE = {FP8_E4M3: torch.float8_e4m3fn, FP8_E5M2: torch.float8_e5m2, FP
 
 
 def _tiles(m: int, k: int, fmt: BlockFormat) -> tuple[tuple[int, int], dict[str, int]]:
-    """Grid and tile constants: about ELEMENTS elements a program, whole blocks."""
-    tiles = max(1, min(ELEMENTS // (fmt.rows * fmt.cols), 1 << max(0, (k // fmt.cols - 1).bit_length())))
+    """Grid and tile constants: about ELEMENTS elements a program, whole blocks; as many rows as columns where there
+    are, since the scales of neighbouring rows lie together."""
+    columns = max(SQUARE // fmt.cols, ELEMENTS // (fmt.cols * next_power_of_2(m)))
+    tiles = max(1, min(columns, ELEMENTS // (fmt.rows * fmt.cols), next_power_of_2(k // fmt.cols)))
     bands = max(1, ELEMENTS // (fmt.rows * tiles * fmt.cols))
     grid = (ceil_div(m, bands * fmt.rows), ceil_div(k // fmt.cols, tiles))
     return grid, dict(ROWS=fmt.rows, BLOCK=fmt.cols, TILES=tiles, BANDS=bands)
@@ -121,7 +128,8 @@ def _tiles(m: int, k: int, fmt: BlockFormat) -> tuple[tuple[int, int], dict[str,
 def quantise_mx(x: torch.Tensor, fmt: BlockFormat) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes and E8M0 scales (uint8 [ceil(m / rows), k / block]) of a contiguous float [m, k].
 
-    Codes: float8 [m, k], or uint8 [m, k / 2] for 4-bit elements. A last band of fewer than 16 rows is as if padded with
+    Codes: float8 [m, k], or uint8 [m, k / 2] for 4-bit elements. Scales of one row a block lie turned, those of one
+    depth next to each other (`scaled_matmul.is_turned`). A last band of fewer than 16 rows is as if padded with
     zeros. Raises BadProblem for a depth that is no multiple of the block, or a format without a kernel.
     """
     m, k = x.shape
@@ -130,13 +138,14 @@ def quantise_mx(x: torch.Tensor, fmt: BlockFormat) -> tuple[torch.Tensor, torch.
         raise BadProblem(f"{fmt.name} blocks", argument="depth", value=k, allowed=f"a multiple of {fmt.cols}; pad it")
     packed = fmt.element is FP4_E2M1
     q = torch.empty((m, k // 2 if packed else k), dtype=_ELEMENT_DTYPE[fmt.element], device=x.device)  # type: ignore[index]
-    scale = torch.empty((ceil_div(m, fmt.rows), k // fmt.cols), dtype=torch.uint8, device=x.device)
+    shape = (ceil_div(m, fmt.rows), k // fmt.cols)
+    scale = torch.empty(shape if fmt.rows > 1 else shape[::-1], dtype=torch.uint8, device=x.device)
     grid, tiles = _tiles(m, k, fmt)
     mtia_quantise_mx[grid](
         x, q, scale, m, k, LARGEST_EXPONENT=fmt.largest_exponent, LARGEST=fmt.largest, MANTISSA=fmt.mantissa_bits,
         RULE=fmt.rule.value, PACKED=packed, **tiles,
     )  # fmt: skip
-    return q, scale
+    return q, scale if fmt.rows > 1 else scale.t()
 
 
 def check_on_device(fmt: BlockFormat) -> None:
@@ -156,9 +165,10 @@ def check_on_device(fmt: BlockFormat) -> None:
 def dequantise_mx(q: torch.Tensor, scale: torch.Tensor, fmt: BlockFormat, dtype: torch.dtype) -> torch.Tensor:
     """float8 codes [m, k] and their scales as numbers of `dtype`."""
     m, k = q.shape
+    held = scale if fmt.rows > 1 else scale.t().contiguous()
     out = torch.empty((m, k), dtype=dtype, device=q.device)
     grid, tiles = _tiles(m, k, fmt)
-    mtia_dequantise_mx[grid](q, scale, out, m, k, **tiles)
+    mtia_dequantise_mx[grid](q, held, out, m, k, **tiles)
     return out
 
 

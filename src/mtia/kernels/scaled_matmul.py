@@ -82,6 +82,18 @@ def mtia_matmul_rows(
     _finish(out_ptr, bias_ptr, result, rows, columns, M, N, HAS_BIAS)
 
 
+@triton.jit
+def _scales_at(ptr, rows, blocks, n_rows, n_blocks, ROWS: tl.constexpr, TURNED: tl.constexpr):
+    """Where the scales of rows by blocks lie, and the step from a block to the next."""
+    if TURNED:
+        at = ptr + (rows // ROWS)[:, None] + blocks.to(tl.int64)[None, :] * n_rows
+        step = n_rows
+    else:
+        at = ptr + (rows // ROWS).to(tl.int64)[:, None] * n_blocks + blocks[None, :]
+        step = 1
+    return at, step
+
+
 @triton.jit(do_not_specialize=_INTEGERS)
 def mtia_matmul_blocks(
     x_ptr,
@@ -101,11 +113,14 @@ def mtia_matmul_blocks(
     BLOCK: tl.constexpr,
     X_ROWS: tl.constexpr,
     W_ROWS: tl.constexpr,
+    X_TURNED: tl.constexpr,
+    W_TURNED: tl.constexpr,
     X_FORMAT: tl.constexpr,
     W_FORMAT: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):
-    """Block-scaled operands, a scale for X_ROWS (W_ROWS) rows by BLOCK of depth: [ceil(M / X_ROWS), K / BLOCK].
+    """Block-scaled operands, a scale for X_ROWS (W_ROWS) rows by BLOCK of depth: [ceil(M / X_ROWS), K / BLOCK], with
+    X_TURNED (W_TURNED) the rows next to each other in memory.
 
     Format e2m1: two elements a byte. K is a multiple of BLOCK, BK of BLOCK.
     """
@@ -119,8 +134,8 @@ def mtia_matmul_blocks(
     blocks = tl.arange(0, BK // BLOCK)
     x_at = x_ptr + rows.to(tl.int64)[:, None] * (K // X_PACKED) + x_bytes[None, :]
     w_at = w_ptr + w_bytes[:, None] + columns.to(tl.int64)[None, :] * (K // W_PACKED)
-    xs_at = x_scale_ptr + (rows // X_ROWS).to(tl.int64)[:, None] * (K // BLOCK) + blocks[None, :]
-    ws_at = w_scale_ptr + (columns // W_ROWS).to(tl.int64)[:, None] * (K // BLOCK) + blocks[None, :]
+    xs_at, xs_step = _scales_at(x_scale_ptr, rows, blocks, tl.cdiv(M, X_ROWS), K // BLOCK, X_ROWS, X_TURNED)
+    ws_at, ws_step = _scales_at(w_scale_ptr, columns, blocks, tl.cdiv(N, W_ROWS), K // BLOCK, W_ROWS, W_TURNED)
     acc = tl.zeros((BM, BN), dtype=tl.float32)
     for k in range(0, K, BK):
         if EVEN_K:
@@ -137,8 +152,8 @@ def mtia_matmul_blocks(
         acc = tl.dot_scaled(x, xs, X_FORMAT, w, ws, W_FORMAT, acc)
         x_at += BK // X_PACKED
         w_at += BK // W_PACKED
-        xs_at += BK // BLOCK
-        ws_at += BK // BLOCK
+        xs_at += xs_step * (BK // BLOCK)
+        ws_at += ws_step * (BK // BLOCK)
     _finish(out_ptr, bias_ptr, acc, rows, columns, M, N, HAS_BIAS)
 
 
@@ -174,6 +189,7 @@ def mtia_matmul_unpacked(
     FORMAT: tl.constexpr,
     BLOCK: tl.constexpr,
     W_ROWS: tl.constexpr,
+    W_TURNED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
 ):
     """bfloat16 x by narrow weights (bytes), widened to bfloat16 on the vector cores.
@@ -192,7 +208,7 @@ def mtia_matmul_unpacked(
     acc = tl.zeros((BM, BN), dtype=tl.float32)
     if BLOCK > 0:
         blocks = tl.arange(0, BK // BLOCK)
-        ws_at = w_scale_ptr + (columns // W_ROWS).to(tl.int64)[:, None] * (K // BLOCK) + blocks[None, :]
+        ws_at, ws_step = _scales_at(w_scale_ptr, columns, blocks, tl.cdiv(N, W_ROWS), K // BLOCK, W_ROWS, W_TURNED)
     for k in range(0, K, BK):
         if EVEN_K:
             x = tl.load(x_at, mask=(rows < M)[:, None], other=0.0)
@@ -207,7 +223,7 @@ def mtia_matmul_unpacked(
             inside = (columns < N)[:, None] & (blocks < (K - k) // BLOCK)[None, :]
             scale = (tl.load(ws_at, mask=inside, other=0).to(tl.int16) << 7).to(tl.bfloat16, bitcast=True)
             w = tl.reshape(tl.reshape(w, (BN, BK // BLOCK, BLOCK)) * tl.reshape(scale, (BN, BK // BLOCK, 1)), (BN, BK))
-            ws_at += BK // BLOCK
+            ws_at += ws_step * (BK // BLOCK)
         acc = tl.dot(x, tl.trans(w), acc)
         x_at += BK
         w_at += BK // PACKED
@@ -270,13 +286,14 @@ def multiply_blocks(
     block: int,
 ) -> None:
     """out = x @ w.T + bias for block-scaled operands: e4m3, e5m2 or packed e2m1 (uint8) [M, K], [N, K]; scales uint8
-    (E8M0 codes) or e4m3 [rows or ceil(rows / 16), K / block], contiguous."""
+    (E8M0 codes) or e4m3 [rows or ceil(rows / 16), K / block], contiguous or the transpose of what is."""
     formats = {torch.float8_e4m3fn: "e4m3", torch.float8_e5m2: "e5m2", torch.uint8: "e2m1"}
     x_format, w_format = formats[x.dtype], formats[w.dtype]
     M, N = x.shape[0], w.shape[0]
     K = x.shape[1] * (2 if x_format == "e2m1" else 1)
-    flags = dict(BLOCK=block, X_ROWS=_rows_a_scale(M, x_scale), W_ROWS=_rows_a_scale(N, w_scale), X_FORMAT=x_format,
-                 W_FORMAT=w_format, HAS_BIAS=bias is not None)  # fmt: skip
+    flags = dict(BLOCK=block, X_ROWS=_rows_a_scale(M, x_scale), W_ROWS=_rows_a_scale(N, w_scale),
+                 X_TURNED=is_turned(x_scale), W_TURNED=is_turned(w_scale), X_FORMAT=x_format, W_FORMAT=w_format,
+                 HAS_BIAS=bias is not None)  # fmt: skip
     narrow = x_format == w_format == "e2m1"
     operand = Operand("mx4", 0.5) if narrow else Operand("mx8", 1.0)
     arguments = (x, w, x_scale, w_scale, out if bias is None else bias, out)
@@ -285,6 +302,12 @@ def multiply_blocks(
 
 def _rows_a_scale(rows: int, scale: torch.Tensor) -> int:
     return 1 if scale.shape[0] == rows else 16
+
+
+def is_turned(scale: torch.Tensor) -> bool:
+    """Whether block scales [rows, blocks] lie with their rows next to each other: the scales of a tile are then long
+    runs of memory, where those of one row are a run shorter than a line of SRAM."""
+    return not scale.is_contiguous() and scale.t().is_contiguous()
 
 
 def multiply_unpacked(
@@ -299,11 +322,17 @@ def multiply_unpacked(
 ) -> None:
     """out = x @ wide(w).T + bias: x bfloat16 [M, K], w bytes [N, K] (int8, e4m3) or [N, K / 2] (e2m1 pairs)."""
     (M, K), N = x.shape, w.shape[0]
-    flags = dict(FORMAT=form, BLOCK=block, W_ROWS=_rows_a_scale(N, w_scale), HAS_BIAS=bias is not None)
+    flags = dict(
+        FORMAT=form,
+        BLOCK=block,
+        W_ROWS=_rows_a_scale(N, w_scale),
+        W_TURNED=is_turned(w_scale),
+        HAS_BIAS=bias is not None,
+    )
     arguments = (x, w, w_scale, out if bias is None else bias, out)
     kind = (str(out.dtype), *flags.values())
     _launch(mtia_matmul_unpacked, Operand("bf16", 2.0), arguments, (M, N, K), flags, kind)
 
 
-__all__ = ["mtia_matmul_blocks", "mtia_matmul_rows", "mtia_matmul_unpacked", "multiply_blocks", "multiply_rows",
-           "multiply_unpacked"]  # fmt: skip
+__all__ = ["is_turned", "mtia_matmul_blocks", "mtia_matmul_rows", "mtia_matmul_unpacked", "multiply_blocks",
+           "multiply_rows", "multiply_unpacked"]  # fmt: skip

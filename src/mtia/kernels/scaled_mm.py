@@ -17,7 +17,7 @@ from mtia.errors import BadProblem
 from mtia.kernels.iteration import ceil_div
 from mtia.kernels.library_matmul import mtia_matmul_promoted
 from mtia.kernels.registry import aten
-from mtia.kernels.scaled_matmul import multiply_blocks, multiply_rows
+from mtia.kernels.scaled_matmul import is_turned, multiply_blocks, multiply_rows
 
 _WIDE_BLOCK = 128
 _BLOCK_SCALES = (torch.float8_e8m0fnu, torch.uint8)
@@ -64,7 +64,7 @@ def _operand(x: torch.Tensor, scale: torch.Tensor, name: str, factor: torch.Tens
     if scale.shape[0] not in (rows, ceil_div(rows, 16)) or depth % scale.shape[1]:
         raise _refuse(f"{name}.shape", tuple(scale.shape), f"[{rows} or {ceil_div(rows, 16)}, {depth} / block]")
     held = scale.view(torch.uint8) if scale.dtype in _BLOCK_SCALES else scale
-    return Scaled(_rows(x), held.contiguous(), depth // scale.shape[1], factor)
+    return Scaled(_rows(x), held if is_turned(held) else held.contiguous(), depth // scale.shape[1], factor)
 
 
 def _is_wide(scale: torch.Tensor, depth: int) -> bool:

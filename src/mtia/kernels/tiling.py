@@ -22,6 +22,7 @@ from mtia.kernels.iteration import ceil_div, next_power_of_2
 
 MOST_CANDIDATES = 4
 WIDE = 256
+FEW_ROWS = 16  # of a decode step: weights are read once, so the loads in flight are what binds
 MINOR_FRAC = 0.25  # weight of what does not bind, in the order of candidates
 
 
@@ -76,23 +77,23 @@ def legal_tilings(B: int, M: int, N: int, K: int, operand: torch.dtype | Operand
 
     Few, spread over the useful range, the most promising (enough programs for the grid, deep steps) first. Where
     the accumulators hold a tile of 256 x 256 (MTIA 400 and later: a whole work unit stays in CREG), it is a candidate;
-    elements below a byte may take deeper steps. A wide tile may also take four slots: its loads then hide behind
-    a multiply that is short beside the way to SRAM.
+    elements below a byte, and a few rows, may take deeper steps. A wide tile, and one of a few rows, may also take four
+    slots: loads then hide behind a multiply that is short beside the way to SRAM.
     """
     operand = operand if isinstance(operand, Operand) else operand_of(operand)
     size = operand.n_bytes
     sides = (16, 32, 64, 128, *((WIDE,) if spec.pe.dpe.accumulator_bytes >= 4 * WIDE * WIDE else ()))
     rows = sorted({min(m, next_power_of_2(M)) for m in sides})  # a vector is not padded to a block
     columns = sorted({min(n, max(16, next_power_of_2(N))) for n in sides})
-    depths = sorted(
-        {min(k, max(16, next_power_of_2(K))) for k in ((64, 128, 256, 512) if size < 1 else (64, 128, 256))}
-    )
+    is_thin = M <= FEW_ROWS
+    steps = (64, 128, 256, 512) if size < 1 or is_thin else (64, 128, 256)
+    depths = sorted({min(k, max(16, next_power_of_2(K))) for k in steps})
     fitting = [
         Tiling(m, n, k, slots)
         for m in rows
         for n in columns
         for k in depths
-        for slots in ((2, 4) if m == n == WIDE else (2,))
+        for slots in ((2, 4) if is_thin or m == n == WIDE else (2,))
         if _bytes(m, n, k, size, slots) <= spec.pe.local_memory_bytes
     ]
     return sorted(fitting, key=lambda t: _estimate(t, B, M, N, K, operand, spec))[:MOST_CANDIDATES]

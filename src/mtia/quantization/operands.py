@@ -42,7 +42,9 @@ def _quantise_on_host(x: torch.Tensor, fmt: str, block: BlockFormat | None) -> t
         held = blocks.quantise(F.pad(x, (0, 0, 0, rows)).numpy(), block)
         codes = held.codes[: x.shape[0]]
         packed = blocks.pack_pairs(codes) if block.element is FP4_E2M1 else codes
-        return torch.from_numpy(packed.copy()), torch.from_numpy(held.scales)
+        scales = torch.from_numpy(held.scales)
+        turned = scales if block.rows > 1 else scales.t().contiguous().t()  # as the device's kernel leaves them
+        return torch.from_numpy(packed.copy()), turned
     scale = x.abs().amax(1, keepdim=True).clamp_min(SMALLEST_LARGEST) / (127.0 if fmt == "int8" else LARGEST)
     scaled = x * (1.0 / scale)
     if fmt == "int8":
