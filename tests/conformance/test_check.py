@@ -66,10 +66,10 @@ def test_reading_the_device_is_a_host_route_unless_it_is_one_number() -> None:
     fallback.reset()
     x = torch.arange(6.0)
     detour = Operator("detour", lambda x: (x.cpu() + 1).to(x.device))
-    assert check._compare_forward(detour, _sample(x), "float32")
+    check._compare_forward(detour, _sample(x), "float32")
     assert fallback.counts() == {"download": 1}
     fallback.reset()
-    assert check._compare_forward(Operator("number", lambda x: x + x[0].item()), _sample(x), "float32")
+    check._compare_forward(Operator("number", lambda x: x + x[0].item()), _sample(x), "float32")
     assert fallback.counts() == {}
 
 
@@ -104,8 +104,25 @@ def test_where_the_cpu_lost_its_result_float64_is_the_measure() -> None:
 
 def test_indices_that_the_operator_wants_on_the_host_stay_there() -> None:
     sample = _sample(torch.arange(6.0), torch.tensor([2, 4]))
-    assert check._compare_forward(Operator("tensor_split", torch.tensor_split), sample, "float32")
-    assert check._compare_forward(Operator("to_sparse", lambda x: x.to_sparse()), _sample(torch.ones(2)), "") is False
+    check._compare_forward(Operator("tensor_split", torch.tensor_split), sample, "float32")
+
+
+def test_what_is_left_out_is_counted_by_reason() -> None:
+    x = torch.ones(2, requires_grad=True)
+    tally = check.Tally()
+    forward = {"to_sparse": lambda x: x.to_sparse(), "matmul": lambda x: x @ torch.ones(3), "neg": torch.neg}
+    for name, function in forward.items():
+        check._judge(tally, lambda n=name, f=function: check._compare_forward(Operator(n, f), _sample(x), "float32"))
+    assert (tally.samples, tally.wrong) == (1, 0)
+    assert tally.left_out == {"sparse": 1, "the CPU refuses it": 1}
+    tally = check.Tally()
+    backward = {"empty_like": torch.empty_like, "sign": lambda x: x.detach(), "matmul": forward["matmul"],
+                "rand": lambda x: x * torch.rand(2), "neg": torch.neg}  # fmt: skip
+    for name, function in backward.items():
+        check._judge(tally, lambda n=name, f=function: check._compare_backward(Operator(n, f), _sample(x), "float32"))
+    assert (tally.samples, tally.wrong) == (1, 0)
+    assert tally.left_out == {"uninitialised memory": 1, "no gradient on the CPU": 1, "the CPU refuses it": 1,
+                              "random, so its gradient is": 1}  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

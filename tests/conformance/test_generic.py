@@ -28,6 +28,18 @@ def test_a_case_of_each_family_passes(family, name):
     assert case.outcome == "pass", case.error
 
 
+def test_inputs_that_the_cpu_refuses_are_counted_and_a_case_of_nothing_else_is_skipped():
+    def check(inputs, *, compared):
+        inputs.compared += compared
+        for _ in range(2):
+            inputs.leave_out(generic.REFUSED)
+
+    some = generic._run_case("modules", "some", lambda inputs: check(inputs, compared=1))
+    none = generic._run_case("modules", "none", lambda inputs: check(inputs, compared=0))
+    assert (some.outcome, some.compared, some.left_out) == ("pass", 1, {"the CPU refuses it": 2})
+    assert (none.outcome, none.error) == ("skip", "nothing to compare in 2 inputs: 2 the CPU refuses it")
+
+
 def test_a_wrong_device_fails(monkeypatch):
     original = generic._to_device
     monkeypatch.setattr(generic, "_to_device", lambda value: generic.tree_map(_off_by_a_little, original(value)))
@@ -45,12 +57,12 @@ def test_every_family_has_cases():
 
 def test_the_page_counts_and_names_failures():
     cases = [
-        Case("modules", "nn.A", "pass"),
+        Case("modules", "nn.A", "pass", "", 7, {"the CPU refuses it": 3, "no call": 1}),
         Case("modules", "nn.B", "fail", "no | way"),
         Case("autocast", "c", "skip"),
     ]
     page = markdown(cases)
-    assert "| modules | 1 | 1 | 0 | 50.0 % |" in page and "- modules: `nn.B`: no / way" in page
+    assert "| modules | 1 | 1 | 0 | 50.0 % | 7 | 3 | 1 |" in page and "- modules: `nn.B`: no / way" in page
 
 
 def test_upstreams_machinery_instantiates_its_tests_for_the_device(tmp_path):

@@ -145,6 +145,24 @@ def test_the_page_counts_routes_and_names_failures():
     assert "| `add` | yes |  |  |  |  | yes |" in page and "| `svd` | host |  |  |  |  | no |" in page
 
 
+def test_samples_left_out_are_added_up_and_older_journals_are_said_to_lack_them(tmp_path: Path):
+    row = result("add", samples=5, left_out={"sparse": 1, "the CPU refuses it": 2}, backward=Outcome.PASS,
+                 backward_samples=3, backward_left_out={})  # fmt: skip
+    old = {k: v for k, v in result("sub", samples=7, backward=Outcome.PASS).to_json().items() if "left_out" not in k}
+    del old["backward_samples"]
+    kept = Journal(tmp_path / "results.jsonl")
+    kept.add(row)
+    with kept.path.open("a") as file:
+        file.write(json.dumps(old) + "\n")
+    both = support.Support(kept.read())
+    assert str(both.samples()) == (
+        "12 compared, 3 left out (the CPU refuses it: 2; sparse: 1); 1 units ran before what is left out was counted"
+    )
+    assert str(both.backward_samples()) == ("3 compared, 0 left out; 1 units ran before what is left out was counted")
+    page = support.markdown(both)
+    assert f"- Samples, forward: {both.samples()}.\n- Samples, backward: {both.backward_samples()}." in page
+
+
 def test_the_page_names_what_was_not_run():
     some = [Unit("add", "", "float32"), Unit("svd", "", "float32"), Unit("var", "unbiased", "int32")]
     page = support.markdown(found(result("add")), some)

@@ -9,6 +9,8 @@ promise. Operators that make sparse tensors are left out: the device has none. R
 CPU another one) are held to shape, dtype, device and to giving the same twice from one seed; operators that leave
 memory uninitialised to shape, dtype and device.
 
+A sample that has nothing to compare (the CPU itself refuses it, most often) is left out, and counted by reason.
+
 Every help of the host counts: the boxed fallback, kernels that count their own, and, as `download`, whatever else
 reads more than one number of the device's memory while the operator runs.
 """
@@ -42,13 +44,25 @@ class Wrong(Exception):
     """The device's answer is not the CPU's."""
 
 
+class LeftOut(Exception):
+    """A sample has nothing to hold the device to; the text is the reason, the same for all such samples."""
+
+
+REFUSED = "the CPU refuses it"
+HAS_NO_GRADIENT = "no gradient on the CPU"
+IS_RANDOM = "random, so its gradient is"
+LEAVES_MEMORY = "uninitialised memory"
+GIVES_SPARSE = "sparse"
+
+
 @dataclass(slots=True)
 class Tally:
-    """Samples so far, in one direction."""
+    """Samples so far, in one direction: compared, of them wrong, and left out by reason."""
 
     samples: int = 0
     wrong: int = 0
     error: str = ""
+    left_out: dict[str, int] = field(default_factory=dict)
     fallbacks: dict[str, int] = field(default_factory=dict)
 
     def outcome(self) -> Outcome:
@@ -78,8 +92,11 @@ def run_unit(unit: Unit) -> Result:
         samples=forward.samples,
         wrong=forward.wrong,
         error=forward.error,
+        left_out=forward.left_out,
         backward=backward.outcome() if gradients else "",
+        backward_samples=backward.samples,
         backward_error=backward.error,
+        backward_left_out=backward.left_out,
         fallbacks={op: forward.fallbacks.get(op, 0) + n for op, n in backward.fallbacks.items()}
         | {op: n for op, n in forward.fallbacks.items() if op not in backward.fallbacks},
         wall_s=perf_counter() - start_s,
@@ -95,15 +112,18 @@ def _has_gradients(info: Any, dtype: str) -> bool:
     return info.supports_autograd and dtype in FLOATS and getattr(torch, dtype) in info.supported_backward_dtypes("cpu")
 
 
-def _judge(tally: Tally, compare: Callable[[], bool]) -> None:
-    """One sample: right, wrong, or nothing to compare with."""
+def _judge(tally: Tally, compare: Callable[[], None]) -> None:
+    """One sample: right, wrong, or left out."""
     before = fallback.counts()
     try:
-        compared = compare()
+        compare()
+    except LeftOut as why:
+        tally.left_out[str(why)] = tally.left_out.get(str(why), 0) + 1
+        return
     except Exception as error:  # whatever an operator raises is its result
-        compared, tally.wrong = True, tally.wrong + 1
+        tally.wrong += 1
         tally.error = tally.error or _line(error)
-    tally.samples += bool(compared)
+    tally.samples += 1
     for op, n in fallback.counts().items():
         if n > before.get(op, 0):
             tally.fallbacks[op] = tally.fallbacks.get(op, 0) + n - before.get(op, 0)
@@ -178,14 +198,14 @@ def _watched() -> Iterator[None]:
         fallback.count("download", n)
 
 
-def _compare_forward(info: Any, sample: Any, dtype: str) -> bool:
+def _compare_forward(info: Any, sample: Any, dtype: str) -> None:
     if info.name in SPARSE:
-        return False
+        raise LeftOut(GIVES_SPARSE)
     try:
         expected = _call(info, sample, _copied(_arguments(sample)))
         is_random = _is_random(info, sample)
     except Exception:
-        return False  # the CPU has no answer: nothing to hold the device to
+        raise LeftOut(REFUSED) from None
     with torch.no_grad(), torch.device("mtia"):  # where factories without a device make their tensors
         got = _call_on_device(info, sample)
     if info.name in UNINITIALISED:
@@ -198,7 +218,6 @@ def _compare_forward(info: Any, sample: Any, dtype: str) -> bool:
     else:
         got = _places_settled(info.name, sample.kwargs, sample.input, got, expected)
         _close(got, expected, lambda inputs: _call(info, sample, inputs), sample)
-    return True
 
 
 class _Sorted(tuple):
@@ -261,24 +280,24 @@ def _call_reseeded(info: Any, sample: Any, shift: int) -> Any:
         return _call(info, sample, _copied(_arguments(sample)))
 
 
-def _compare_backward(info: Any, sample: Any, dtype: str) -> bool:
+def _compare_backward(info: Any, sample: Any, dtype: str) -> None:
     """Gradients of a fixed weighted sum of the outputs with respect to every input that takes one."""
     if info.name in UNINITIALISED | SPARSE:
-        return False
+        raise LeftOut(GIVES_SPARSE if info.name in SPARSE else LEAVES_MEMORY)
     try:
         expected = _gradients(info, sample, _copied(_arguments(sample)))
-        if expected is None or _is_random(info, sample):
-            return False
+        is_random = expected is not None and _is_random(info, sample)
     except Exception:
-        return False
+        raise LeftOut(REFUSED) from None
+    if expected is None or is_random:
+        raise LeftOut(HAS_NO_GRADIENT if expected is None else IS_RANDOM)
     with _watched():
         got = _gradients(info, sample, _device_arguments(info, sample))
     if info.name in CHOOSES and got and _same_choices(sample.input, got[0], expected[0]):
-        return True
+        return
     if got is None:
         raise Wrong("no output of the device takes part in autograd")
     _close(got, expected, lambda inputs: _gradients(info, sample, inputs), sample)
-    return True
 
 
 def _gradients(info: Any, sample: Any, arguments: tuple[Any, tuple, dict]) -> list[torch.Tensor | None] | None:

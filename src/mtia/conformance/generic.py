@@ -9,7 +9,8 @@
 
 The databases give the cases; upstream's test files, which are not in the wheel, hold the loops over them, so those are
 ours. What the device gives is held to the CPU by `torch.testing.assert_close` with its default tolerances; a case that
-the CPU cannot run is no case. A family runs in a process of its own, a case for at most `CASE_LIMIT_S`.
+the CPU cannot run is no case, and an input of a case that the CPU refuses is left out and counted. A family runs in a
+process of its own, a case for at most `CASE_LIMIT_S`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,35 @@ MOST_ERROR_CHARS = 160
 STEPS = 5
 
 
+REFUSED = "the CPU refuses it"
+NO_CALL = "no call"
+OWN_IMPLEMENTATION = "names an implementation itself"
+
+
+@dataclass(slots=True)
+class Inputs:
+    """Inputs of a case so far: compared, and left out by reason."""
+
+    compared: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+
+    def leave_out(self, reason: str) -> None:
+        self.left_out[reason] = self.left_out.get(reason, 0) + 1
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One case of a family: what became of it ("pass", "fail", "skip"), and why not."""
+    """One case of a family: what became of it ("pass", "fail", "skip"), why not, and of its inputs."""
 
     family: str
     name: str
     outcome: str
     error: str = ""
+    compared: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
+
+
+Check = Callable[[Inputs], None]
 
 
 class Skip(Exception):
@@ -83,24 +105,25 @@ def _on_the_cpu(call: Callable[[], Any]) -> Any:
 # --- modules ----------------------------------------------------------------------------------------------------------
 
 
-def modules() -> Iterator[tuple[str, Callable[[], None]]]:
+def modules() -> Iterator[tuple[str, Check]]:
     from torch.testing._internal.common_modules import module_db
 
     for info in module_db:
         for training in (True, False) if info.train_and_eval_differ else (True,):
-            yield f"{info.name}{'' if training else ' eval'}", lambda i=info, t=training: _module(i, training=t)
+            name = f"{info.name}{'' if training else ' eval'}"
+            yield name, lambda inputs, i=info, t=training: _module(inputs, i, training=t)
 
 
-def _module(info: Any, *, training: bool) -> None:
+def _module(inputs: Inputs, info: Any, *, training: bool) -> None:
     if torch.float32 not in info.dtypes:
         raise Skip("not in float32")
     torch.manual_seed(SEED)
-    inputs = info.module_inputs_func(
+    all_given = info.module_inputs_func(
         info, device="cpu", dtype=torch.float32, requires_grad=info.supports_gradgrad, training=training
     )
-    compared = 0
-    for given in inputs:
+    for given in all_given:
         if given.forward_input is None:
+            inputs.leave_out(NO_CALL)
             continue
         torch.manual_seed(SEED)
         made = given.constructor_input
@@ -111,30 +134,26 @@ def _module(info: Any, *, training: bool) -> None:
             args, kwargs = _copied((given.forward_input.args, given.forward_input.kwargs))
             module(*args, **kwargs)
         moved = pickle.loads(pickle.dumps(module)).to("mtia")
-        compared += _module_call(module, moved, given.forward_input)
-    if not compared:
-        raise Skip("no input that the CPU takes")
+        _module_call(inputs, module, moved, given.forward_input)
 
 
-def _module_call(module: Any, moved: Any, given: Any) -> bool:
+def _module_call(inputs: Inputs, module: Any, moved: Any, given: Any) -> None:
     args, kwargs = _copied((given.args, given.kwargs))
     there_args, there_kwargs = _to_device((given.args, given.kwargs))
     try:
         torch.manual_seed(SEED)
         expected = module(*args, **kwargs)
     except Exception:
-        return False
+        return inputs.leave_out(REFUSED)
     torch.manual_seed(SEED)
     got = moved(*there_args, **there_kwargs)
-    if any(isinstance(m, torch.nn.modules.dropout._DropoutNd) and m.training and m.p for m in module.modules()):
-        return True  # random: other numbers on another device
     _assert_same(got, expected)
     expected_grads, got_grads = (
-        _gradients(out, m, inputs)
-        for out, m, inputs in ((expected, module, (args, kwargs)), (got, moved, (there_args, there_kwargs)))
+        _gradients(out, m, given)
+        for out, m, given in ((expected, module, (args, kwargs)), (got, moved, (there_args, there_kwargs)))
     )
     _assert_same(got_grads, expected_grads)
-    return True
+    inputs.compared += 1
 
 
 def _gradients(out: Any, module: Any, inputs: Any) -> list[torch.Tensor]:
@@ -150,32 +169,31 @@ def _gradients(out: Any, module: Any, inputs: Any) -> list[torch.Tensor]:
 # --- optimizers -------------------------------------------------------------------------------------------------------
 
 
-def optimizers() -> Iterator[tuple[str, Callable[[], None]]]:
+def optimizers() -> Iterator[tuple[str, Check]]:
     from torch.testing._internal.common_optimizers import optim_db
 
     for info in optim_db:
         for impl in ("for loop", *(i for i in ("foreach", "fused") if i in info.supported_impls)):
             cls: type = info.optim_cls  # type: ignore[assignment]
-            yield f"{cls.__name__} {impl}", lambda i=info, m=impl: _optimizer(i, m)
+            yield f"{cls.__name__} {impl}", lambda inputs, i=info, m=impl: _optimizer(inputs, i, m)
 
 
-def _optimizer(info: Any, impl: str) -> None:
+def _optimizer(inputs: Inputs, info: Any, impl: str) -> None:
     if info.only_supports_sparse_grads:
         raise Skip("sparse gradients only: mtia holds strided tensors")
     options = {"foreach": impl == "foreach"} if "foreach" in info.supported_impls else {}
     options |= {"fused": True, "foreach": False} if impl == "fused" else {}
-    compared = 0
     for given in info.optim_inputs_func(device="cpu"):
         if "fused" in given.kwargs or "foreach" in given.kwargs or "capturable" in given.kwargs:
+            inputs.leave_out(OWN_IMPLEMENTATION)
             continue
         try:
             expected = _trained("cpu", info, given.kwargs | options)
         except Exception:
+            inputs.leave_out(REFUSED)
             continue
         _assert_same(_trained("mtia", info, given.kwargs | options), expected)
-        compared += 1
-    if not compared:
-        raise Skip("no options that the CPU takes")
+        inputs.compared += 1
 
 
 def _trained(device: str, info: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]:
@@ -203,7 +221,7 @@ def _trained(device: str, info: Any, kwargs: dict[str, Any]) -> list[torch.Tenso
 # --- autocast ---------------------------------------------------------------------------------------------------------
 
 
-def autocast() -> Iterator[tuple[str, Callable[[], None]]]:
+def autocast() -> Iterator[tuple[str, Check]]:
     """The lists for a device that casts to float16: what runs in it, what runs in float32, what takes the widest."""
     from torch.testing._internal.autocast_test_lists import AutocastTestLists
 
@@ -217,10 +235,10 @@ def autocast() -> Iterator[tuple[str, Callable[[], None]]]:
         ("torch_need_autocast_promote", torch, torch.float32),
     ):  # fmt: skip
         for entry in getattr(lists, name):
-            yield f"{name} {entry[0]}", lambda e=entry, m=module, w=wanted: _autocast(e, m, w)
+            yield f"{name} {entry[0]}", lambda inputs, e=entry, m=module, w=wanted: _autocast(inputs, e, m, w)
 
 
-def _autocast(entry: tuple[Any, ...], module: Any, wanted: torch.dtype) -> None:
+def _autocast(inputs: Inputs, entry: tuple[Any, ...], module: Any, wanted: torch.dtype) -> None:
     op, args = entry[0], entry[1]
     if op.startswith(("cudnn_", "_thnn_")):
         raise Skip("an operator of CUDA's alone")
@@ -238,12 +256,13 @@ def _autocast(entry: tuple[Any, ...], module: Any, wanted: torch.dtype) -> None:
     for result in results:
         if result.dtype != wanted:
             raise AssertionError(f"ran in {result.dtype}, autocast's list says {wanted}")
+    inputs.compared += 1
 
 
 # --- operators --------------------------------------------------------------------------------------------------------
 
 
-def operators() -> Iterator[tuple[str, Callable[[], None]]]:
+def operators() -> Iterator[tuple[str, Check]]:
     from torch.testing._internal.autograd_function_db import autograd_function_db
     from torch.testing._internal.custom_op_db import custom_op_db
     from torch.testing._internal.hop_db import hop_db
@@ -251,24 +270,24 @@ def operators() -> Iterator[tuple[str, Callable[[], None]]]:
     for label, database in (("custom", custom_op_db), ("autograd.Function", autograd_function_db), ("hop", hop_db)):
         for info in database:
             name = f"{label} {info.name}{'.' if info.variant_test_name else ''}{info.variant_test_name}"
-            yield name, lambda i=info: _operator(i)
+            yield name, lambda inputs, i=info: _operator(inputs, i)
 
 
 _WRITES_TO_HOST_COPY = ("NumpyExpMarkDirtyAutogradFunction",)
 
 
-def _operator(info: Any) -> None:
+def _operator(inputs: Inputs, info: Any) -> None:
     if info.name in _WRITES_TO_HOST_COPY:
         raise Skip("upstream's function writes to tensor.cpu(), which is the input itself on the CPU alone")
     dtype = torch.float32 if torch.float32 in info.dtypes else next(iter(info.dtypes), torch.float32)
     gradients = info.supports_autograd and dtype.is_floating_point
-    compared = 0
     for sample in _on_the_cpu(lambda: list(info.sample_inputs("cpu", dtype, requires_grad=gradients))):
         given = (sample.input, sample.args, sample.kwargs)
         here, there = _copied(given), _to_device(given)
         try:
             expected = info(here[0], *here[1], **here[2])
         except Exception:
+            inputs.leave_out(REFUSED)
             continue
         got = info(there[0], *there[1], **there[2])
         _assert_same(got, expected)
@@ -276,14 +295,12 @@ def _operator(info: Any) -> None:
             _assert_same(
                 _gradients(got, torch.nn.Module(), there), _gradients(expected, torch.nn.Module(), here)
             )  # fmt: skip
-        compared += 1
-    if not compared:
-        raise Skip("no sample that the CPU takes")
+        inputs.compared += 1
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
 
-FAMILIES: dict[str, Callable[[], Iterator[tuple[str, Callable[[], None]]]]] = {
+FAMILIES: dict[str, Callable[[], Iterator[tuple[str, Check]]]] = {
     "modules": modules, "optimizers": optimizers, "autocast": autocast, "operators": operators,
 }  # fmt: skip
 
@@ -298,7 +315,19 @@ def run_family(family: str) -> Iterator[Case]:
         yield _run_case(family, name, check)
 
 
-def _run_case(family: str, name: str, check: Callable[[], None]) -> Case:
+def _run_case(family: str, name: str, check: Check) -> Case:
+    inputs = Inputs()
+    outcome, error = _outcome(check, inputs)
+    if outcome == "pass" and not inputs.compared:
+        outcome, error = "skip", f"nothing to compare in {sum(inputs.left_out.values())} inputs: {_reasons(inputs)}"
+    return Case(family, name, outcome, error, inputs.compared, inputs.left_out)
+
+
+def _reasons(inputs: Inputs | Case) -> str:
+    return ", ".join(f"{n} {why}" for why, n in inputs.left_out.items()) or "there is none"
+
+
+def _outcome(check: Check, inputs: Inputs) -> tuple[str, str]:
     def out_of_time(*_: Any) -> None:
         raise TimeoutError(f"not done in {CASE_LIMIT_S} s")
 
@@ -307,16 +336,16 @@ def _run_case(family: str, name: str, check: Callable[[], None]) -> Case:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            check()
+            check(inputs)
     except Skip as why:
-        return Case(family, name, "skip", str(why))
+        return "skip", str(why)
     except Exception as error:  # whatever a case raises is its result
         text = " ".join(str(error).split())
-        return Case(family, name, "fail", f"{type(error).__name__}: {text}"[:MOST_ERROR_CHARS])
+        return "fail", f"{type(error).__name__}: {text}"[:MOST_ERROR_CHARS]
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    return Case(family, name, "pass")
+    return "pass", ""
 
 
 def run_all() -> list[Case]:
@@ -347,20 +376,31 @@ def markdown(cases: list[Case]) -> str:
         "`src/mtia/conformance/generic.py`, which says what is held. Operators are in [support.md](support.md).",
         "",
         f"PyTorch {torch.__version__}. *Skipped* cases are those the CPU has no answer for, or that are not for",
-        "strided float32 tensors; they count in neither column of the rate.",
+        "strided float32 tensors; they count in neither column of the rate. Of the inputs of cases (one or more each)",
+        "*compared*; left out where the *CPU refuses* them or, *other*, where there is no call or the options name",
+        "an implementation that has a case of its own.",
         "",
-        "| family | pass | fail | skipped | pass rate |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| family | pass | fail | skipped | pass rate | compared | CPU refuses | other |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for family in FAMILIES:
         counts = {w: sum(c.family == family and c.outcome == w for c in cases) for w in ("pass", "fail", "skip")}
         rate = 100 * counts["pass"] / max(1, counts["pass"] + counts["fail"])
-        lines.append(f"| {family} | {counts['pass']} | {counts['fail']} | {counts['skip']} | {rate:.1f} % |")
+        row = (family, counts["pass"], counts["fail"], counts["skip"], f"{rate:.1f} %", *_inputs(cases, family))
+        lines.append(f"| {' | '.join(str(cell) for cell in row)} |")
     for outcome, title in (("fail", "Failures"), ("skip", "Skipped")):
         lines += ["", f"## {title}", ""]
         chosen = [c for c in cases if c.outcome == outcome]
         lines += [f"- {c.family}: `{c.name}`: {c.error.replace('|', '/')}" for c in chosen] or ["None."]
     return "\n".join([*lines, "", SURFACE])
+
+
+def _inputs(cases: list[Case], family: str) -> tuple[int, int, int]:
+    """Inputs of a family: compared, refused by the CPU, left out otherwise."""
+    mine = [c for c in cases if c.family == family]
+    refused = sum(c.left_out.get(REFUSED, 0) for c in mine)
+    left_out = sum(sum(c.left_out.values()) for c in mine)
+    return sum(c.compared for c in mine), refused, left_out - refused
 
 
 SURFACE = """## Where upstream stops

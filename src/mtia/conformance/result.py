@@ -23,7 +23,8 @@ class Outcome(StrEnum):
 @dataclass(slots=True, kw_only=True)
 class Result:
     """`samples` compared, of which `wrong` differ or were refused. `backward`: the same question about gradients, ""
-    where OpInfo checks none in this dtype. `fallbacks`: host routes by operator. `error`: the first one, in a line."""
+    where OpInfo checks none in this dtype. `left_out`: samples with nothing to compare, by reason; None in journals of
+    before they were counted. `fallbacks`: host routes by operator. `error`: the first one, in a line."""
 
     op: str
     variant: str
@@ -32,8 +33,11 @@ class Result:
     samples: int = 0
     wrong: int = 0
     error: str = ""
+    left_out: dict[str, int] | None = None
     backward: Outcome | str = ""
+    backward_samples: int = 0
     backward_error: str = ""
+    backward_left_out: dict[str, int] | None = None
     fallbacks: dict[str, int] = field(default_factory=dict)
     wall_s: float = 0.0
 

@@ -30,6 +30,22 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Samples:
+    """How many were compared and, by reason, left out. `uncounted_units`: from journals that do not say what was."""
+
+    compared: int
+    left_out: Counter[str]
+    uncounted_units: int
+
+    def __str__(self) -> str:
+        reasons = "; ".join(f"{why}: {n:,}" for why, n in self.left_out.most_common())
+        text = f"{self.compared:,} compared, {self.left_out.total():,} left out{f' ({reasons})' if reasons else ''}"
+        if self.uncounted_units:
+            text += f"; {self.uncounted_units:,} units ran before what is left out was counted"
+        return text
+
+
+@dataclass(frozen=True, slots=True)
 class Support:
     """Outcomes by operator and dtype (variants of OpInfo together), forward and backward."""
 
@@ -53,6 +69,24 @@ class Support:
 
     def backward_counts(self) -> Counter[Outcome]:
         return Counter(self.backward(op) for op in self.operators if self.backward(op) is not Outcome.SKIP)
+
+    def samples(self) -> Samples:
+        """What the units' samples amount to, forward."""
+        counted = [r for r in self.results.values() if r.left_out is not None]
+        return Samples(
+            compared=sum(r.samples for r in self.results.values()),
+            left_out=sum((Counter(r.left_out) for r in counted), Counter()),
+            uncounted_units=len(self.results) - len(counted),
+        )
+
+    def backward_samples(self) -> Samples:
+        """The same for gradients, of the units whose journal says how many."""
+        counted = [r for r in self.results.values() if r.backward and r.backward_left_out is not None]
+        return Samples(
+            compared=sum(r.backward_samples for r in counted),
+            left_out=sum((Counter(r.backward_left_out) for r in counted), Counter()),
+            uncounted_units=sum(bool(r.backward) for r in self.results.values()) - len(counted),
+        )
 
     def host_routes(self) -> dict[str, list[str]]:
         """Host route -> operators that took it."""
@@ -80,6 +114,11 @@ def headline(support: Support) -> str:
     )
 
 
+def sample_lines(support: Support) -> list[str]:
+    """Samples compared and left out, a line each way."""
+    return [f"Samples, forward: {support.samples()}.", f"Samples, backward: {support.backward_samples()}."]
+
+
 def markdown(support: Support, wanted: Iterable[Unit] = ()) -> str:
     """The page docs/support.md; `wanted`: all units there are, to name those without a result."""
     parts = (_top, _counts, _routes, _failures)
@@ -100,6 +139,8 @@ def _top(support: Support) -> list[str]:
         "the host. *no*: a sample wrong or refused. *-*: nothing to compare. The rules: `mtia/conformance/check.py`.",
         "",
         headline(support),
+        "",
+        *(f"- {line}" for line in sample_lines(support)),
         "",
     ]  # fmt: skip
 
@@ -159,4 +200,4 @@ def _table(support: Support) -> list[str]:
     return ["## Every operator", "", head, f"| --- |{' --- |' * (len(DTYPES) + 1)}", *rows]
 
 
-__all__ = ["Support", "headline", "markdown", "worst"]
+__all__ = ["Samples", "Support", "headline", "markdown", "sample_lines", "worst"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,8 +57,7 @@ def conformance(
         print(json.dumps(_json(found), indent=1))
     else:
         _print(found, Console())
-    failed = sum(r.outcome not in ("pass", "skip") for r in found.results.values())
-    sys.exit(1 if failed else 0)
+    sys.exit(0 if all(_passed(r) for r in found.results.values()) else 1)
 
 
 def _forget(journal, wanted: list[Unit], again: str) -> None:
@@ -103,6 +103,8 @@ def _json(found) -> dict[str, object]:
         "all_dtypes": found.counts(),
         "by_dtype": {dtype: found.counts(dtype) for dtype in DTYPES},
         "backward": found.backward_counts(),
+        "samples": asdict(found.samples()),
+        "backward_samples": asdict(found.backward_samples()),
         "host_routes": found.host_routes(),
         "results": [r.to_json() for _, r in sorted(found.results.items())],
     }
@@ -112,7 +114,7 @@ def _print(found, console: Console) -> None:
     from rich import box
     from rich.table import Table
 
-    from mtia.conformance.support import headline
+    from mtia.conformance.support import headline, sample_lines
     from mtia.conformance.units import DTYPES
 
     outcomes = ("pass", "fallback", "fail", "timeout", "crash")
@@ -127,3 +129,5 @@ def _print(found, console: Console) -> None:
             table.add_row(name, *(str(counts[outcome]) for outcome in outcomes))
     console.print(table)
     console.print(headline(found))
+    for line in sample_lines(found):
+        console.print(line)
