@@ -143,6 +143,15 @@ def test_scattered_products():
               image(2, 3), index, image(2, 4), tolerance=EXACT)  # fmt: skip
 
 
+@pytest.mark.parametrize("edges", [[0.0, 1, 2, 3, 4], [1.5, -2, 3, 0.5, 2], [3.0, 2, 1], [2.0, 2]])
+def test_histograms_place_values_as_the_cpu_does_also_between_edges_out_of_order(edges):
+    edges = torch.tensor(edges)
+    values = torch.cat([edges, edges.nextafter(edges + 1), torch.linspace(-3, 5, 97), torch.tensor([float("nan")])])
+    pairs = torch.stack((values, values.flip(0)), -1)
+    here, there = (torch.histogramdd(x, [e, e]).hist for x, e in ((pairs, edges), (pairs.to("mtia"), edges.to("mtia"))))
+    assert torch.equal(there.cpu(), here)
+
+
 def test_histograms_count_every_element_once():
     x = image(200)
     edges = torch.linspace(-2, 2, 9)

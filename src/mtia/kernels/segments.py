@@ -326,15 +326,15 @@ def _edges(x: torch.Tensor, bins: int, range_: Sequence[float] | None) -> torch.
 def _histogram(
     x: torch.Tensor, edges: Sequence[torch.Tensor], weight: torch.Tensor | None, density: bool
 ) -> torch.Tensor:
-    """x [n, dims] counted into the cells between edges; the last cell of each dim holds its upper edge."""
+    """x [n, dims] counted into the cells between edges; the last cell of each dim holds its upper edge. As on the CPU,
+    a value counts if it lies between the first edge and the last, also where edges are not in order."""
     sizes = [e.numel() - 1 for e in edges]
     cell = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device)
     inside = torch.ones(x.shape[0], dtype=torch.bool, device=x.device)
     for d, e in enumerate(edges):
         column = x[:, d].contiguous()
         at = torch.searchsorted(e.contiguous(), column, right=True) - 1
-        at = torch.where(column == e[-1], sizes[d] - 1, at)
-        inside = inside & (at >= 0) & (at < sizes[d])
+        inside = inside & (column >= e[0]) & (column <= e[-1])
         cell = cell * sizes[d] + at.clamp(0, max(0, sizes[d] - 1))
     counted = (
         torch.ones(x.shape[0], dtype=x.dtype, device=x.device) if weight is None else weight.reshape(-1).to(x.dtype)
