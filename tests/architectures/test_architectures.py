@@ -33,6 +33,16 @@ def test_what_a_model_raises_is_its_result(monkeypatch: pytest.MonkeyPatch) -> N
     assert (result.outcome, result.error) == (Outcome.FAIL, "RuntimeError: planted in two lines")
 
 
+def test_a_model_that_refuses_stale_values_is_timed_with_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    """wav2vec2 reads its labels' maximum: without values it may find one beyond its vocabulary."""
+
+    def refused(program: check.Program) -> None:
+        raise ValueError("Label values must be <= vocab_size: 20")
+
+    monkeypatch.setattr(check, "_times", refused)
+    assert not check._same_without_values(None, "mtia300", None)  # type: ignore[arg-type]
+
+
 def test_an_error_beyond_the_allowed_is_wrong() -> None:
     exact = [torch.tensor([1.0, -8.0], dtype=torch.float64)]
     own = [exact[0] + 1e-6]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._pytree import tree_map_only
 
 import mtia
 from mtia import chips
@@ -24,6 +25,43 @@ def no_host_route():
     before = dict(mtia.host_fallbacks())
     yield
     assert mtia.host_fallbacks() == before
+
+
+# --- graph breaks -----------------------------------------------------------------------------------------------------
+
+
+EAGER = {
+    "masked_select": lambda x: torch.masked_select(x, x > 0),
+    "nonzero": lambda x: x.nonzero(),
+    "indexing": lambda x: x[x > 0],
+    "index_put": lambda x: x.clone().index_put_((x > 0,), torch.tensor(2.0, device=x.device)),
+    "unique": lambda x: torch.unique(x, sorted=True),
+    "sort": lambda x: x.sort(),
+    "matmul": lambda x: x.view(8, 8) @ x.view(8, 8),
+    "copies": lambda x: x.cpu().to(x.device).view(8, 8).t().contiguous(),
+    "item": lambda x: x.sum().item(),
+}
+
+
+@pytest.mark.parametrize("name", EAGER)
+def test_dynamo_compiles_the_frames_it_compiles_on_the_cpu_and_no_kernel(name: str) -> None:
+    """After a break operators run eagerly with Dynamo's frame evaluator on: what serves them is not for it."""
+    eagerly: Any = torch._dynamo.disable(EAGER[name], recursive=False)
+
+    def run(x: torch.Tensor) -> Any:
+        return eagerly(x + 1), x * 2
+
+    def frames(x: torch.Tensor) -> tuple[Any, dict[str, int]]:
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        out = torch.compile(run, backend="eager")(x)
+        return out, dict(torch._dynamo.utils.counters["frames"])
+
+    x = torch.linspace(-2, 2, 64)[torch.randperm(64, generator=torch.Generator().manual_seed(3))]
+    expected, on_cpu = frames(x)
+    got, on_device = frames(x.to("mtia"))
+    torch.testing.assert_close(tree_map_only(torch.Tensor, torch.Tensor.cpu, got), expected, atol=1e-5, rtol=1e-5)
+    assert on_device == on_cpu and on_cpu["total"] > 0
 
 
 # --- FlexAttention ----------------------------------------------------------------------------------------------------

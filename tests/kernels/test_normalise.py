@@ -99,3 +99,23 @@ def test_attention() -> None:
         mask,
         tolerance=(1e-5, 1e-4),
     )
+
+
+@pytest.mark.parametrize("dim", [0, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_weight_norm(dim: int, dtype: torch.dtype) -> None:
+    v = torch.randn((6, 5, 7), dtype=torch.float64).to(dtype)
+    g = torch.rand([v.shape[d] if d == dim else 1 for d in range(3)], dtype=torch.float64).to(dtype)
+    tolerance = (2e-2, 2e-2) if dtype == torch.bfloat16 else None  # the CPU rounds g / |v| to bfloat16 in between
+    check(with_gradient(lambda v, g: torch._weight_norm(v, g, dim)), v, g, tolerance=tolerance)
+    check(lambda v, g: torch._weight_norm_interface(v, g, dim), v, g, tolerance=tolerance)
+
+
+def test_weight_norm_sets_lengths_and_its_gradient_is_across() -> None:
+    v, g = torch.randn(9, 33).to("mtia").requires_grad_(), torch.rand(9, 1).to("mtia").requires_grad_()
+    w = torch._weight_norm(v, g, 0)
+    torch.testing.assert_close(torch.linalg.vector_norm(w, dim=1).detach().cpu(), g.detach().cpu()[:, 0])
+    w.backward(torch.randn(9, 33).to("mtia"))
+    assert v.grad is not None and g.grad is not None
+    across = (v.grad * v.detach()).sum(1).abs() / (v.grad.norm(dim=1) * v.detach().norm(dim=1))
+    assert float(across.max()) < 1e-6

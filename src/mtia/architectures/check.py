@@ -21,7 +21,6 @@ import torch
 from mtia import knobs
 from mtia.architectures.configs import ARCHITECTURES, build, moved
 from mtia.architectures.result import Outcome, Result, Times, Unit
-from mtia.errors import MtiaError
 from mtia.host_runtime import fallback, silicon
 from mtia.host_runtime.clock import clock
 from mtia.host_runtime.record import Kind, session
@@ -249,7 +248,7 @@ def _same_without_values(program: Program, chip: str, with_values: Times) -> boo
     with silicon.use(chip), knobs.scope(values=False):
         try:
             return _times(program) == with_values
-        except (MtiaError, RuntimeError):  # stale indices: out of bounds
+        except Exception:  # stale values: indices out of bounds, a model's own check of its labels
             return False
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from mtia import _C
+from mtia.host_runtime.untraced import untraced
 from mtia.kernels import (
     activation_gradients,
     complex_pairs,
@@ -40,6 +41,7 @@ from mtia.kernels import (
     special,
     statistics,
     unique,
+    weight_norm,
 )
 from mtia.kernels.registry import KERNELS
 
@@ -74,6 +76,7 @@ FAMILIES = (
     special,
     statistics,
     unique,
+    weight_norm,
 )
 
 _library: torch.library.Library | None = None
@@ -85,6 +88,6 @@ def register_all() -> None:
         return
     library = torch.library.Library("aten", "IMPL", "MTIA")
     for name, function in KERNELS.items():
-        library.impl(name, function)
-    _C.set_copy_kernel(copy.copy_strided)
+        library.impl(name, untraced(function))
+    _C.set_copy_kernel(untraced(copy.copy_strided))
     _library = library

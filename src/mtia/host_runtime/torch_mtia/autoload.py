@@ -65,7 +65,8 @@ class _LazyHooks:
 
     def __getattr__(self, name: str) -> Any:
         from mtia.host_runtime import hooks
+        from mtia.host_runtime.untraced import untraced
 
-        value = getattr(hooks, name)
+        value = untraced(getattr(hooks, name))
         setattr(self, name, value)
         return value
