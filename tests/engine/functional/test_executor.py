@@ -21,7 +21,7 @@ from random_programs import (
 )
 
 from mtia.engine.functional import executor, interpreter
-from mtia.engine.functional.assembly import ASSEMBLERS
+from mtia.engine.functional.assembly import ASSEMBLERS, ranges
 from mtia.errors import OutOfBoundsAccess
 from mtia.program import commands as c
 from mtia.program.types import Element, TileType
@@ -203,6 +203,74 @@ def test_multiplies(element, accumulator, precision, turned, shape):
     total = draft.add(c.For, (*bounds, zero), zero.type, body=body, index=index)
     draft.add(c.Store, (block_of(draft, out, (m, n)), total))
     agree(draft.program(), memory)
+
+
+def inside(draft, shape, dim, bound):
+    """Mask of the indices along `dim` below `bound`."""
+    along = draft.offsets(shape, [int(d == dim) for d in range(len(shape))])
+    return draft.ew("cmpi", along, draft.splat(bound, shape), element=I1, predicate="slt")
+
+
+@pytest.mark.parametrize("other", [None, 0.0, 3.0, float("nan")])
+@pytest.mark.parametrize("depth", [-1, 0, 5, 16, 40, 64, 99])
+@pytest.mark.parametrize("columns", [7, 48])
+@pytest.mark.parametrize("rows", [1, 2, 4, 8])
+def test_a_right_hand_side_left_in_memory(rows, columns, depth, other):
+    """Turned, cut off in depth and in columns: bits of the multiply do not say where its operand lay. Accumulators and
+    factors hold zeros of both signs, infinities and NaN."""
+    k, n = 64, 48
+    draft, memory = Draft(), Memory()
+    a, b, start = (
+        pointer(draft, memory, F32, N_PROGRAMS * size, seed)
+        for seed, size in ((1, rows * k), (2, k * n), (3, rows * n))
+    )
+    out = pointer(draft, memory, F32, N_PROGRAMS * rows * n)
+    limits = [draft.parameter(tile(I32)) for _ in range(2)]
+    x = draft.add(c.Load, (block_of(draft, a, (rows, k)), inside(draft, (rows, k), 1, limits[0])), tile(F32, rows, k),
+                  has_mask=True)  # fmt: skip
+    mask = draft.ew("andi", inside(draft, (k, n), 0, limits[0]), inside(draft, (k, n), 1, limits[1]))
+    operands = [block_of(draft, b, (k, n), [1, k]), mask]
+    operands += [] if other is None else [draft.constant(other, tile(F32, k, n))]
+    y = draft.add(c.Load, operands, tile(F32, k, n), has_mask=True, has_other=other is not None)
+    total = draft.add(c.Load, (block_of(draft, start, (rows, n)),), tile(F32, rows, n))
+    total = draft.add(c.MatMul, (x, y, total), total.type, precision="ieee")
+    draft.add(c.Store, (block_of(draft, out, (rows, n)), total))
+    agree(draft.program(), memory, (depth, columns))
+
+
+@pytest.mark.parametrize("op", ["divsi", "divui", "remsi", "remui"])
+@pytest.mark.parametrize("divisor", [1, 2, 16, 24, 32, 96, 1024])
+@pytest.mark.parametrize("first", [0, 16, 8, -32])
+def test_division_of_a_programs_indices(op, divisor, first):
+    """Indices that stay below one multiple of the divisor are affine; all others are divided one by one."""
+    draft, memory = Draft(), Memory()
+    values, out = pointer(draft, memory, F32, 4096, 1), pointer(draft, memory, I32, 16 * N_PROGRAMS)
+    shape = (16,)
+    pid = draft.add(c.ProgramId, (), tile(I32), axis=0)
+    base = draft.ew("addi", draft.ew("muli", pid, draft.constant(16, tile(I32))), draft.constant(first, tile(I32)))
+    index = draft.ew("addi", draft.splat(base, shape), draft.offsets(shape, [1]))
+    found = draft.ew(op, index, draft.constant(divisor, index.type))
+    below = draft.ew("andi", found, draft.constant(4095, index.type))
+    draft.add(c.Load, (draft.address(values, below),), tile(F32, *shape))
+    draft.add(c.Store, (block_of(draft, out, shape), found))
+    agree(draft.program(), memory)
+
+
+def test_a_grid_larger_than_was_assumed_runs_other_instructions(monkeypatch):
+    """An index that overflows is divided as it is, not as one that cannot."""
+    monkeypatch.setattr(ranges, "MOST_PROGRAMS", 2)
+    draft, memory = Draft(), Memory()
+    out = pointer(draft, memory, I32, 16 * N_PROGRAMS)
+    pid = draft.add(c.ProgramId, (), tile(I32), axis=0)
+    base = draft.ew("muli", pid, draft.constant(1 << 30, tile(I32)))
+    index = draft.ew("addi", draft.splat(base, (16,)), draft.offsets((16,), [1]))
+    draft.add(c.Store, (block_of(draft, out, (16,)), draft.ew("divsi", index, draft.constant(1 << 29, index.type))))
+    program = draft.program()
+    agree(program, memory)
+    known = executor.executor_of(program)
+    assert isinstance(known, executor.Executor)
+    assert known.most_programs == 2 < N_PROGRAMS and known.for_any_grid.most_programs is None
+    assert len(known.assembled.code) < len(known.for_any_grid.assembled.code)
 
 
 @pytest.mark.parametrize("op", ["add", "max", "min", "umax", "and", "or", "xor", "exch"])

@@ -14,7 +14,9 @@
 #include <vector>
 
 #include "elementwise.hpp"
+#include "functions.hpp"
 #include "multiply.hpp"
+#include "transpose.hpp"
 
 extern "C" int64_t mtia_atomic(void*, const void*, const int64_t*, int64_t, const uint8_t*, int, int, int64_t, int64_t);
 extern "C" int64_t mtia_compare_exchange(void*, const void*, const void*, const int64_t*, int64_t, const uint8_t*, int,
@@ -33,6 +35,7 @@ struct Failure {
 struct State {
     std::vector<int64_t> scalar;
     std::vector<char*> slot;
+    std::vector<Turned> turned;  // by slot: where a turned load was left; no data: it was copied
     const int64_t *low, *high;  // per parameter: its allocation; high 0: not checked
     int64_t id[3], grid[3];
     Failure failure;
@@ -238,30 +241,6 @@ template <class T> void copy_row(char* to, const char* from, int64_t n, int64_t 
     }
 }
 
-// 16 x 16 elements transposed in vectors: rows of 16 come `from_row` bytes apart and go `to_row` bytes apart.
-constexpr int kSide = 16;
-template <class V, int S, size_t... I> inline void exchange_halves(V& a, V& b, std::index_sequence<I...>) {
-    V x = __builtin_shufflevector(a, b, (int)(I & S ? (I ^ S) + kSide : I)...);
-    b = __builtin_shufflevector(a, b, (int)(I & S ? I + kSide : I ^ S)...);
-    a = x;
-}
-
-template <class V, int S> inline void exchange_rows(V* row) {  // blocks of S x S change places across the diagonal
-    for (int i = 0; i < kSide; ++i)
-        if (!(i & S)) exchange_halves<V, S>(row[i], row[i + S], std::make_index_sequence<kSide>());
-}
-
-template <class T> void transpose_block(char* to, int64_t to_row, const char* from, int64_t from_row) {
-    typedef T V __attribute__((vector_size(kSide * sizeof(T))));
-    V row[kSide];
-    for (int i = 0; i < kSide; ++i) std::memcpy(&row[i], from + i * from_row, sizeof(V));
-    exchange_rows<V, 8>(row);
-    exchange_rows<V, 4>(row);
-    exchange_rows<V, 2>(row);
-    exchange_rows<V, 1>(row);
-    for (int i = 0; i < kSide; ++i) std::memcpy(to + i * to_row, &row[i], sizeof(V));
-}
-
 // [n, m] where `to` runs along the second dim and `from` along the first.
 template <class T>
 void copy_transposed(char* to, const char* from, int64_t n, int64_t m, int64_t to_row, int64_t from_row) {
@@ -345,7 +324,18 @@ Reach reach_of(const State& s, Words dims, int nd, int elem, int32_t base, int32
     return r;
 }
 
-// slot, bytes of an element, lent, command, parameter, base register, flag register, fill register, dims, dims' words
+// What a load of [K, N] leaves in memory where N lies whole, K from its beginning, and K's elements are neighbours.
+Turned turned_at(const State& s, Words dims, const Reach& r, int64_t fill_bits) {
+    int64_t row = s.at(dims[5], 0), lo_k = s.at(dims[2], 0), lo_n = s.at(dims[6], 0), hi_n = s.at(dims[7], dims[4]);
+    bool fits = !r.is_empty && s.at(dims[1], 0) == 4 && row % 4 == 0 && r.base % 4 == 0 && lo_k <= 0 && lo_n <= 0 &&
+                hi_n >= dims[4];
+    if (!fits) return {};
+    return {(const float*)r.base, row / 4, std::min<int64_t>(dims[0], s.at(dims[3], dims[0])),
+            from_bits((uint32_t)fill_bits)};
+}
+
+// slot, bytes of an element, lent (1: its bytes in a row, 2: turned, for a multiply), command, parameter, base register,
+// flag register, fill register, dims, dims' words
 bool run_load(State& s, Words w, char* const* home) {
     int elem = w[3], nd = w[10];
     Words dims = w + 11;
@@ -353,7 +343,10 @@ bool run_load(State& s, Words w, char* const* home) {
     for (int d = nd - 1; d >= 0; --d) strides[d] = n, n *= dims[4 * d];
     Reach r = reach_of(s, dims, nd, elem, w[7], w[8], strides, true);
     if (!r.is_empty && s.is_outside(w[6], r.first, r.last)) return s.fail(w[5], w[6], r.first, r.last);
-    if (w[4]) {  // lent: the slot may point into device memory
+    if (w[4] == 2) {
+        s.turned[(size_t)w[2]] = turned_at(s, dims, r, s.scalar[(size_t)w[9]]);
+        if (s.turned[(size_t)w[2]].data) return true;
+    } else if (w[4]) {  // lent: the slot may point into device memory
         bool lends = !r.is_empty && r.is_full && r.copy.is_one_run(elem);
         s.slot[(size_t)w[2]] = lends ? (char*)r.base : home[w[2]];
         if (lends) return true;
@@ -388,6 +381,12 @@ bool run_copy(State& s, Words w) {
 template <class T>
 bool gather(State& s, T* out, const int64_t* address, const uint8_t* mask, int64_t n, T other, Words w) {
     int64_t low = s.low[w[7]], high = s.high[w[7]] ? s.high[w[7]] : INT64_MAX;
+    int64_t first = INT64_MAX, last = INT64_MIN;
+    for (int64_t i = 0; !mask && i < n; ++i) first = std::min(first, address[i]), last = std::max(last, address[i]);
+    if (!mask && first >= low && last <= high - (int64_t)sizeof(T)) {
+        for (int64_t i = 0; i < n; ++i) std::memcpy(out + i, (const char*)address[i], sizeof(T));
+        return true;
+    }
     for (int64_t i = 0; i < n; ++i) {
         if (mask && !mask[i]) {
             out[i] = other;
@@ -451,13 +450,14 @@ template <class T> void linear(T* out, int64_t base, const int64_t* stride, Word
         return;
     }
     int64_t row = 1;
+    if (nd == 1) {
+        const int64_t n = extent[0], step = stride[0];
+        for (int64_t i = 0; i < n; ++i) out[i] = (T)(base + i * step);
+        return;
+    }
     for (int d = 1; d < nd; ++d) row *= extent[d];
     for (int32_t i = 0; i < extent[0]; ++i) {
-        if (nd > 1) {
-            linear(out + i * row, base + i * stride[0], stride + 1, extent + 1, nd - 1);
-        } else {
-            out[i] = (T)(base + i * stride[0]);
-        }
+        linear(out + i * row, base + i * stride[0], stride + 1, extent + 1, nd - 1);
     }
 }
 
@@ -550,9 +550,13 @@ bool run_scan(State& s, Words w) {
     return true;
 }
 
-// kind, destination, a, b, c (-1: zero), batch, M, K, N
+// kind, destination, a, b, c (-1: zero), batch, M, K, N, whether b may be turned
 bool run_multiply(State& s, Words w) {
     int64_t batch = w[7], M = w[8], K = w[9], N = w[10];
+    if (w[11] && s.turned[(size_t)w[5]].data) {
+        multiply((float*)s.tile(w[3]), (const float*)s.tile(w[4]), s.turned[(size_t)w[5]], (const float*)s.tile(w[6]), M, K, N);
+        return true;
+    }
     auto all = [&](auto* out, auto* a, auto* b, auto* c) {
         for (int64_t i = 0; i < batch; ++i)
             multiply(out + i * M * N, a + i * M * K, b + i * K * N, c ? c + i * M * N : c, M, K, N);
@@ -706,6 +710,7 @@ int64_t run_programs(const Assembled& p, const int64_t* arguments, const int64_t
     std::copy(arguments, arguments + n_arguments, s.scalar.begin());
     char* memory = arena(p.arena_bytes);
     s.slot.resize((size_t)p.n_slots);
+    s.turned.resize((size_t)p.n_slots);
     for (int64_t i = 0; i < p.n_slots; ++i)
         s.slot[(size_t)i] = p.slots[i] >= 0 ? memory + p.slots[i] : const_cast<char*>(p.data) + (-1 - p.slots[i]);
     std::vector<char*> home = s.slot;

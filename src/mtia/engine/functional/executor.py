@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from mtia.engine.functional import interpreter
@@ -58,12 +59,15 @@ class Executor:
         }
         self.words = ctypes.c_int64 * max(1, len(program.parameters))
         self.failure = (ctypes.c_int64 * 5)()
+        self.most_programs = assembled.most_programs
         self.call = library().mtia_execute
         self.call.argtypes = [ctypes.c_void_p] * 4 + [ctypes.c_int64] * 4 + [ctypes.c_void_p]
         self.call.restype = ctypes.c_int64
 
     def run(self, arguments: Sequence[Any], allocations: Sequence[Allocation], grid: tuple[int, int, int]) -> bool:
         """False where a program did what the chip would refuse; memory is then as far as the programs came."""
+        if self.most_programs is not None and max(grid) > self.most_programs:
+            return self.for_any_grid.run(arguments, allocations, grid)
         if self.floats:
             arguments = list(arguments)
             for i, element in self.floats.items():
@@ -72,6 +76,10 @@ class Executor:
         words = self.words
         low, high = words(*[a.start for a in allocations]), words(*[a.end for a in allocations])
         return self.call(self.address, words(*arguments), low, high, n, *grid, self.failure) < 0
+
+    @cached_property
+    def for_any_grid(self) -> Executor:
+        return Executor(self.program, assemble(self.program, any_grid=True))
 
 
 def executor_of(program: TileProgram) -> Executor | str:

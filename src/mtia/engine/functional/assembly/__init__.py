@@ -23,12 +23,12 @@ from mtia.engine.functional.assembly.held import Assembled, NotAssembled, Redo, 
 from mtia.program.program import TileProgram
 
 
-def assemble(program: TileProgram) -> Assembled:
-    """The program's instructions. Raises NotAssembled."""
+def assemble(program: TileProgram, *, any_grid: bool = False) -> Assembled:
+    """The program's instructions; those of `any_grid` may be slower. Raises NotAssembled."""
     as_tiles: set[int] = set()
     while True:
         try:
-            return Assembler(program, as_tiles).assemble()
+            return Assembler(program, as_tiles, any_grid=any_grid).assemble()
         except Redo as again:
             as_tiles.add(again.args[0])
 

@@ -19,7 +19,15 @@ from mtia.engine.functional.assembly.held import (
     bits,
     contiguous,
 )
-from mtia.engine.functional.assembly.usage import commute, inside, last_uses, lendable, loops, runs_in_sequence
+from mtia.engine.functional.assembly.usage import (
+    commute,
+    inside,
+    last_uses,
+    lendable,
+    loops,
+    right_hand_sides,
+    runs_in_sequence,
+)
 from mtia.engine.functional.values import TORCH_DTYPE
 from mtia.program import commands as c
 from mtia.program.program import TileProgram
@@ -27,16 +35,20 @@ from mtia.program.types import Element, TileType, Value
 
 
 class Assembler(Emission):
-    """One pass over a program. `as_tiles`: loop-carried values that an earlier pass could not keep affine."""
+    """One pass over a program. `as_tiles`: loop-carried values that an earlier pass could not keep affine. `any_grid`:
+    nothing may be concluded from how many programs a launch has."""
 
-    def __init__(self, program: TileProgram, as_tiles: set[int]) -> None:
+    def __init__(self, program: TileProgram, as_tiles: set[int], *, any_grid: bool = False) -> None:
         super().__init__(len(program.parameters))
         self.program = program
         self.as_tiles = as_tiles
+        self.any_grid = any_grid
         self.env: dict[int, Held] = {}
         self.origins: dict[int, int] = {}
         self.filled: dict[tuple, Tile] = {}
         self.lendable: set[int] = set()
+        self.turnable = right_hand_sides(program)
+        self.turned: set[int] = set()  # slots whose tile may lie in device memory, turned
 
     def assemble(self) -> Assembled:
         for i, parameter in enumerate(self.program.parameters):

@@ -8,6 +8,7 @@ from math import prod
 import numpy as np
 
 from mtia.engine.functional.assembly.held import Assembled, Scalar, Slot, Stride, Tile, contiguous
+from mtia.engine.functional.assembly.ranges import range_of, range_of_constant
 from mtia.engine.functional.loops import code_id, scalar_id
 from mtia.program.types import Element
 
@@ -27,6 +28,7 @@ class Emission:
         self.constants: dict[int, Scalar] = {}
         self.known: dict[tuple, Scalar] = {}
         self.is_ordered = False
+        self.most_programs: int | None = None
 
     def finished(self) -> Assembled:
         """All of it, when the last instruction is emitted."""
@@ -46,6 +48,7 @@ class Emission:
             max(64, offset),
             bytes(self.data),
             self.is_ordered,
+            self.most_programs,
         )
 
     def _placed(self, start: int) -> list[int]:
@@ -83,7 +86,7 @@ class Emission:
         if value not in self.constants:
             at = self.register()
             self.registers[at] = (value + (1 << 63)) % (1 << 64) - (1 << 63)
-            self.constants[value] = Scalar(at, True, value)
+            self.constants[value] = Scalar(at, True, value, *range_of_constant(value))
         return self.constants[value]
 
     def scalar_op(self, op: str, a: Scalar, b: Scalar, n_bits: int = 64, result_bits: int | None = None) -> Scalar:
@@ -101,7 +104,7 @@ class Emission:
         key = (op, a.register, b.register, n_bits, result_bits)
         if once and key in self.known:
             return self.known[key]
-        out = Scalar(self.register(), once)
+        out = Scalar(self.register(), once, None, *range_of(op, a, b, min(n_bits, result_bits)))
         self.emit("scalar", scalar_id(op), out.register, a.register, b.register, n_bits, result_bits, once=once)
         if once:
             self.known[key] = out

@@ -37,9 +37,14 @@ class Slot:
 
 @dataclass(frozen=True, eq=False)
 class Scalar:
+    """`most`: it is from 0 to that, where no axis has over `ranges.MOST_PROGRAMS` programs; None: it may be negative,
+    or anything. `multiple`: a power of two that divides it."""
+
     register: int
     is_invariant: bool
     constant: int | None = None
+    most: int | None = None
+    multiple: int = 1
 
 
 Stride = Scalar | None
@@ -97,6 +102,7 @@ class Assembled:
     arena_bytes: int
     data: bytes
     is_ordered: bool  # programs must run one after the other: their writes may meet
+    most_programs: int | None  # along an axis, where the instructions hold for no more
 
 
 def label(element: Element) -> str:

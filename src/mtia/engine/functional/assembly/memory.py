@@ -55,7 +55,7 @@ def _load(asm: Assembler, cmd: c.Load) -> None:
     fill = _fill_register(asm, other, type_) if mask is not None else asm.constant(0)
     access = _affine_access(asm, cmd.operands[0], mask)
     if access is not None:
-        out = _load_block(asm, cmd, access, fill or asm.constant(0))
+        out = _load_block(asm, cmd, access, fill or asm.constant(0), may_turn=fill is not None)
     else:
         out = _load_elements(asm, cmd, mask, fill or asm.constant(0))
     if fill is None:
@@ -66,12 +66,15 @@ def _load(asm: Assembler, cmd: c.Load) -> None:
     asm.bind(cmd.result, asm.result_of(out, type_))
 
 
-def _load_block(asm: Assembler, cmd: c.Load, access: _Access, fill: Scalar) -> Tile:
+def _load_block(asm: Assembler, cmd: c.Load, access: _Access, fill: Scalar, *, may_turn: bool) -> Tile:
     type_ = cmd.result.type
     lends = cmd.index in asm.lendable and bool(type_.shape)
+    turns = lends and may_turn and cmd.index in asm.turnable
     slot = asm.slot(max(8, type_.n_bytes), pinned=lends)
     where = (cmd.index, _parameter(asm, cmd.operands[0]), access.base.register, access.flag, fill.register)
-    asm.emit("load", slot.index, type_.element.n_bytes, int(lends), *where, *access.dims)
+    asm.emit("load", slot.index, type_.element.n_bytes, 2 if turns else int(lends), *where, *access.dims)
+    if turns:
+        asm.turned.add(slot.index)
     return Tile(slot, type_.element, type_.shape, contiguous(type_.shape))
 
 

@@ -23,7 +23,7 @@ def _matmul(asm: Assembler, cmd: c.MatMul) -> None:
         initial = asm.whole(start if start.element is element else cast(asm, start, element)).slot.index
     (m, k), n = a.shape[-2:], b.shape[-1]
     words = (kind, out.slot.index, a.slot.index, b.slot.index, initial, prod(type_.shape[:-2]), m, k, n)
-    asm.emit("multiply", *words)
+    asm.emit("multiply", *words, int(b.slot.index in asm.turned))
     asm.bind(cmd.result, out if out.element is type_.element else cast(asm, out, type_.element))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from mtia.engine.functional.assembly import ranges
 from mtia.engine.functional.assembly.assembler import Assembler, assembles
 from mtia.engine.functional.assembly.held import Held, Linear, Mask, Scalar, bits, held_linear, same_strides
 from mtia.engine.functional.values import TORCH_DTYPE
@@ -29,7 +30,7 @@ def constant(asm: Assembler, cmd: c.Constant) -> None:
 
 @assembles(c.ProgramId)
 def _program_id(asm: Assembler, cmd: c.ProgramId) -> None:
-    out = Scalar(asm.register(), False)
+    out = Scalar(asm.register(), False, None, None if asm.any_grid else ranges.MOST_PROGRAMS - 1)
     asm.emit("program_id", out.register, cmd.axis)
     asm.bind(cmd.result, out)
 
@@ -50,6 +51,8 @@ _SCALAR_OPS = frozenset(
     "addi subi muli divsi remsi divui remui floordivsi ceildivsi andi ori xori shli shrsi shrui maxsi minsi maxui"
     " minui".split()
 )
+
+_DIVISIONS = frozenset({"divsi", "divui", "remsi", "remui"})
 
 
 def kept_symbolic(asm: Assembler, cmd: c.Elementwise, held: list[Held]) -> Held | None:
@@ -74,6 +77,10 @@ def kept_symbolic(asm: Assembler, cmd: c.Elementwise, held: list[Held]) -> Held 
         return held_linear(asm.scalar_op(cmd.op, a.base, b.base, bits(element)), a.strides)
     if element is Element.I1:
         return None
+    if cmd.op in _DIVISIONS and ranges.stays_below(a, b, type_):
+        asm.most_programs = None if asm.any_grid else ranges.MOST_PROGRAMS
+        base = asm.scalar_op(cmd.op, a.base, b.base, bits(element))
+        return Linear(base, (None,) * ndim if cmd.op.startswith("div") else a.strides)
     if cmd.op in ("addi", "subi"):
         base = asm.scalar_op(cmd.op, a.base, b.base)
         return Linear(base, tuple(asm.add_strides(x, y, cmd.op) for x, y in zip(a.strides, b.strides, strict=True)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from mtia.program import commands as c
 from mtia.program.program import TileProgram
-from mtia.program.types import Value
+from mtia.program.types import Element, Value
 
 
 def inside(block: c.Block) -> Iterable[c.Command]:
@@ -94,6 +95,39 @@ def lendable(block: c.Block, last: dict[int, list[int]]) -> set[int]:
         and last_use[command.result.id] != _NEVER
         and not any(at < w <= last_use[command.result.id] for w in writes)
     }
+
+
+MOST_TURNED_ROWS = 4
+"""A multiply of more rows reads its right-hand side from a transposed copy: that is made once, and read for each."""
+
+
+def right_hand_sides(program: TileProgram) -> set[int]:
+    """Loads whose only use is as the right-hand side of a float32 multiply of few rows, in the same block."""
+    uses: Counter[int] = Counter()
+    for block in _blocks(program.body):
+        uses.update(o.id for command in block.commands for o in command.operands)
+        uses.update(v.id for v in block.yields)
+    return {
+        load.index
+        for block in _blocks(program.body)
+        for command in block.commands
+        if isinstance(command, c.MatMul) and _may_read_turned(command)
+        for load in block.commands
+        if isinstance(load, c.Load) and load.result.id == command.operands[1].id and uses[load.result.id] == 1
+    }
+
+
+def _may_read_turned(cmd: c.MatMul) -> bool:
+    a, b = (o.type for o in cmd.operands[:2])
+    is_plain = a.element is b.element is Element.F32 and cmd.precision == "ieee"
+    return is_plain and len(b.shape) == 2 and a.shape[-2] <= MOST_TURNED_ROWS
+
+
+def _blocks(block: c.Block) -> Iterable[c.Block]:
+    yield block
+    for command in block.commands:
+        for inner in command.blocks:
+            yield from _blocks(inner)
 
 
 def made_in(block: c.Block) -> set[int]:
