@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import mtia
+from mtia import knobs
 from mtia.chips import load
 from mtia.chips.multiply import path_or_none
+from mtia.engine.functional import executor
 from mtia.errors import UnsupportedDtype
 from mtia.kernels.matmul import multiply
 from mtia.kernels.quantise_mx import quantise_mx
@@ -74,6 +76,47 @@ def test_product_is_within_the_contract(fmt: str, chip: str) -> None:
     error = np.abs(out.cpu().double().numpy() - reference(x_MK, w_NK.T))
     assert (error <= error_bound(x_MK, w_NK.T, contract)).all()
     assert torch.equal(out.cpu(), again.cpu())
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_interpreter_and_native_executor_give_the_same_bits(fmt: str, chip: str) -> None:
+    """Quantise, multiply: the executor runs each kernel, in the interpreter's bits, whatever a chip's tiles."""
+    if path_or_none(load(chip), fmt) is None:
+        pytest.skip("refused: test_refusals")
+    a, w = numbers(M, K, 1), numbers(N, K, 2)
+    with mtia.use(chip):
+        before = executor.counts.copy()
+        native, *_ = device_product(fmt, a, w)
+        ran = executor.counts - before
+        with knobs.scope(interpret=True):
+            defined, *_ = device_product(fmt, a, w)
+    assert ran["native"] >= 1 and ran["interpreted"] == 0
+    assert torch.equal(native.cpu().view(torch.int32), defined.cpu().view(torch.int32))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["e4m3", "e2m1"])
+def test_any_bytes_are_read_alike(packed: bool) -> None:
+    """Every code and scale, NaN and the least among them, in both and in a product of float64 of their numbers."""
+    random = np.random.default_rng(7)
+    depth = 64
+    x, w = (random.integers(0, 256, (rows, depth // (1 + packed)), dtype=np.uint8) for rows in (32, 48))
+    scales = [random.integers(0, 256, (rows, depth // 16), dtype=np.uint8) for rows in (32, 48)]
+    element = torch.uint8 if packed else torch.float8_e4m3fn
+    results = []
+    with mtia.use("mtia400"):
+        moved = [torch.from_numpy(t).view(element).to("mtia") for t in (x, w)]
+        held = [torch.from_numpy(s).to("mtia") for s in scales]
+        for interpret in (False, True):
+            out = torch.empty(32, 48, device="mtia")
+            with knobs.scope(interpret=interpret):
+                multiply_blocks(*moved, *held, None, out, block=16)
+            results.append(out.cpu())
+    assert torch.equal(results[0].nan_to_num(nan=7.0), results[1].nan_to_num(nan=7.0))
+    fmt = b.MX4 if packed else b.MX8
+    wide = [held_by(m, h, fmt) for m, h in zip(moved, held, strict=True)]
+    exact = reference(wide[0], wide[1].T)
+    assert np.isnan(results[0].numpy())[np.isnan(exact)].all()
 
 
 def test_the_bound_is_not_loose_by_more_than_its_depth() -> None:

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 import mtia
+from mtia import knobs
+from mtia.engine.functional import executor
 from mtia.errors import BadProblem, UnsupportedDtype
 from mtia.quantization.linear import QuantisedLinear
 from mtia.quantization.plan import Plan
@@ -54,6 +56,18 @@ def test_quantised_on_the_device_or_the_host_is_the_same_model(name: str) -> Non
         here = mtia.quantize(nn.Sequential(source), name)
         assert torch.equal(there[0].codes.cpu(), here[0].codes)  # type: ignore[index]
         assert torch.equal(there[0].scale.cpu(), here[0].scale)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("name", LOW)
+def test_the_native_executor_gives_the_interpreters_bits(name: str) -> None:
+    host = quantised(name, layer())
+    with mtia.use("mtia400"), torch.no_grad():
+        model, x = copy.deepcopy(host).to("mtia"), inputs().to("mtia")
+        before = executor.counts.copy()
+        native = model(x).cpu()
+        assert (executor.counts - before)["interpreted"] == 0
+        with knobs.scope(interpret=True):
+            assert torch.equal(model(x).cpu(), native)
 
 
 @pytest.mark.parametrize("name", LOW)

@@ -570,6 +570,29 @@ bool run_multiply(State& s, Words w) {
     return true;
 }
 
+// Block-scaled elements to float32, each element by its scale: both are bytes that mean what their tables of 256 say.
+// destination, elements, scales, element table, scale table, batch, rows, depth, group, packed (two to a byte along the
+// depth, low half first), turned (elements and destination [depth, rows], else [rows, depth]); scales [rows, groups]
+bool run_unpack(State& s, Words w) {
+    float* out = (float*)s.tile(w[2]);
+    const uint8_t *elements = (const uint8_t*)s.tile(w[3]), *scales = (const uint8_t*)s.tile(w[4]);
+    const float *element = (const float*)s.tile(w[5]), *factor = (const float*)s.tile(w[6]);
+    int64_t rows = w[8], depth = w[9], group = w[10], groups = depth / group, packed = w[11];
+    bool turned = w[12];
+    for (int64_t b = 0; b < w[7]; ++b) {
+        for (int64_t outer = 0; outer < (turned ? depth : rows); ++outer)
+            for (int64_t inner = 0; inner < (turned ? rows : depth); ++inner) {
+                int64_t row = turned ? inner : outer, k = turned ? outer : inner;
+                uint8_t code = turned ? elements[k / packed * rows + row] : elements[(row * depth + k) / packed];
+                if (packed == 2) code = k % 2 ? code >> 4 : code & 15;
+                *out++ = element[code] * factor[scales[row * groups + k / group]];
+            }
+        elements += rows * depth / packed;
+        scales += rows * groups;
+    }
+    return true;
+}
+
 // slot, source slot, index slot (int64), bytes of an element, outer, inner, extent of source, extent of index, command
 bool run_take(State& s, Words w) {
     char *out = s.tile(w[2]), *source = s.tile(w[3]);
@@ -626,12 +649,12 @@ bool run_assert(State& s, Words w) {
 enum Code {
     kHalt, kJump, kBranch, kScalar, kChoose, kInterval, kProgramId, kNumPrograms, kToScalar, kFromScalar, kApply,
     kApplyRows, kLoad, kStore, kCopy, kGather, kScatter, kAtomic, kExchange, kLinear, kBox, kFold, kScan, kMultiply,
-    kTake, kHistogram, kAssert, kSwap, kSort,
+    kUnpack, kTake, kHistogram, kAssert, kSwap, kSort,
 };
 const char* const kCodeNames[] = {"halt", "jump", "branch", "scalar", "choose", "interval", "program_id",
                                   "num_programs", "to_scalar", "from_scalar", "apply", "apply_rows", "load", "store",
                                   "copy", "gather", "scatter", "atomic", "exchange", "linear", "box", "fold", "scan",
-                                  "multiply", "take", "histogram", "assert", "swap", "sort"};
+                                  "multiply", "unpack", "take", "histogram", "assert", "swap", "sort"};
 
 // Runs from `start` to the next halt; false where an instruction failed.
 bool run(State& s, Words code, int64_t start, char* const* home) {
@@ -663,6 +686,7 @@ bool run(State& s, Words code, int64_t start, char* const* home) {
             case kFold: ok = run_fold(s, w); break;
             case kScan: ok = run_scan(s, w); break;
             case kMultiply: ok = run_multiply(s, w); break;
+            case kUnpack: ok = run_unpack(s, w); break;
             case kTake: ok = run_take(s, w); break;
             case kHistogram: ok = run_histogram(s, w); break;
             case kAssert: ok = run_assert(s, w); break;

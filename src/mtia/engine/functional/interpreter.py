@@ -18,10 +18,8 @@ from mtia.engine.functional import affine, memory, pointwise, printing
 from mtia.engine.functional.loops import multiply, native
 from mtia.engine.functional.memory import UNCHECKED, Allocation, Place
 from mtia.engine.functional.plan import Plan, host_threads, plan_of, programs_per_chunk
-from mtia.engine.functional.values import TORCH_DTYPE, Base, Box, Held, Lin, dense, full
+from mtia.engine.functional.values import TORCH_DTYPE, Base, Box, Held, Lin, dense, element_table, full, scale_table
 from mtia.errors import KernelAssertion, UnsupportedOperation
-from mtia.numerics.blocks import MX4, scale_values
-from mtia.numerics.formats import FP4_E2M1, decode
 from mtia.program import commands as c
 from mtia.program.program import TileProgram
 from mtia.program.types import Element, TileType, Value
@@ -554,40 +552,44 @@ def multiply_operand(x: torch.Tensor, precision: str) -> torch.Tensor:
     return x if x.dtype is torch.float64 else x.to(torch.float32)
 
 
-_CODES = np.arange(256, dtype=np.uint8)
-_E2M1 = torch.from_numpy(decode(_CODES[:16], FP4_E2M1))
-_E8M0 = torch.from_numpy(scale_values(_CODES, MX4).astype(np.float32))  # NaN for 255
-
-
-def _scaled(elements: torch.Tensor, scale: torch.Tensor, form: str) -> torch.Tensor:
+def _scaled(elements: torch.Tensor, scale: torch.Tensor, cmd_format: str, scale_element: Element) -> torch.Tensor:
     """[.., rows, K] in float32, element x scale: e2m1 two to a byte, low half first; scales [.., rows, K / g] e4m3 or
     e8m0. The rule is numerics/multiply.py's."""
-    if form == "e2m1":
+    if cmd_format in ("bf16", "fp16"):
+        numbers = elements.float()
+    else:
         codes = elements.view(torch.uint8).long()
-        elements = _E2M1[torch.stack((codes & 15, codes >> 4), dim=-1).flatten(-2)]
-    factors = scale.float() if scale.dtype.is_floating_point else _E8M0[scale.view(torch.uint8).long()]
-    return elements.float() * factors.repeat_interleave(elements.shape[-1] // factors.shape[-1], dim=-1)
+        if cmd_format == "e2m1":
+            codes = torch.stack((codes & 15, codes >> 4), dim=-1).flatten(-2)
+        numbers = torch.tensor(element_table(cmd_format))[codes]
+    factors = torch.tensor(scale_table(scale_element), dtype=torch.float32)[scale.view(torch.uint8).long()]
+    return numbers * factors.repeat_interleave(numbers.shape[-1] // factors.shape[-1], dim=-1)
 
 
 @handles(c.ScaledMatMul)
 def _scaled_matmul(self: Interpreter, cmd: c.ScaledMatMul, env: list) -> None:
+    """As MatMul, of the numbers that elements and scales make."""
     a, a_scale, b, b_scale = (self.full(o) for o in cmd.operands[:4])
-    y = _scaled(b.transpose(-1, -2).contiguous(), b_scale, cmd.b_format).transpose(-1, -2)
-    product = torch.matmul(_scaled(a, a_scale, cmd.a_format), y)
-    env[cmd.result.id] = product + self.tensor(cmd.operands[4])
+    left = _scaled(a, a_scale, cmd.a_format, cmd.operands[1].type.element)
+    right = _scaled(b.transpose(-1, -2).contiguous(), b_scale, cmd.b_format, cmd.operands[3].type.element)
+    env[cmd.result.id] = _multiplied(self, cmd, left, right.transpose(-1, -2), cmd.operands[4])
 
 
 @handles(c.MatMul)
 def _matmul(self: Interpreter, cmd: c.MatMul, env: list) -> None:
     """Each element starts from the accumulator and takes its K products in order, one fused multiply-add each."""
     a, b = (multiply_operand(self.full(o), cmd.precision) for o in cmd.operands[:2])
-    start = self.tensor(cmd.operands[2])
+    env[cmd.result.id] = _multiplied(self, cmd, a, b, cmd.operands[2])
+
+
+def _multiplied(self: Interpreter, cmd: c.Command, a: torch.Tensor, b: torch.Tensor, begin: Value) -> torch.Tensor:
+    start = self.tensor(begin)
     n = max(x.shape[0] for x in (a, b, start))
     shape = cmd.result.type.shape
     a, b = (x.expand(n, *x.shape[1:]).reshape(-1, *x.shape[-2:]).contiguous() for x in (a, b))
-    begin = None if _is_zero(start) else start.to(a.dtype).expand(n, *shape).reshape(-1, *shape[-2:]).contiguous()
-    product = multiply(MULTIPLY_KINDS[a.dtype], a, b, begin).view(n, *shape)
-    env[cmd.result.id] = product.to(TORCH_DTYPE[cmd.result.type.element])
+    first = None if _is_zero(start) else start.to(a.dtype).expand(n, *shape).reshape(-1, *shape[-2:]).contiguous()
+    product = multiply(MULTIPLY_KINDS[a.dtype], a, b, first).view(n, *shape)
+    return product.to(TORCH_DTYPE[cmd.result.type.element])
 
 
 MULTIPLY_KINDS = {torch.float32: 0, torch.float64: 1, torch.int32: 2}

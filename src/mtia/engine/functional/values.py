@@ -13,6 +13,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from mtia.numerics.blocks import MX4, scale_values
+from mtia.numerics.formats import FP4_E2M1, FP8_E4M3, FP8_E5M2, decode
 from mtia.program.types import Element, TileType
 
 Base = int | np.ndarray
@@ -31,6 +33,25 @@ TORCH_DTYPE = {
     Element.F32: torch.float32,
     Element.F64: torch.float64,
 }
+
+# --- block-scaled operands --------------------------------------------------------------------------------------------
+
+_CODES = np.arange(256, dtype=np.uint8)
+
+
+@lru_cache
+def element_table(form: str) -> tuple[float, ...]:
+    """The number of each byte of a block-scaled operand; of e2m1 each of 16 codes, two of them to a byte."""
+    codes = _CODES[:16] if form == "e2m1" else _CODES
+    return tuple(decode(codes, {"e2m1": FP4_E2M1, "e4m3": FP8_E4M3, "e5m2": FP8_E5M2}[form]).tolist())
+
+
+@lru_cache
+def scale_table(element: Element) -> tuple[float, ...]:
+    """The factor of each byte of a scale: E4M3, or E8M0 (NaN for 255), whose bytes have no type of their own."""
+    if element is Element.F8E4M3:
+        return tuple(decode(_CODES, FP8_E4M3).tolist())
+    return tuple(scale_values(_CODES, MX4).tolist())
 
 
 class Lin:

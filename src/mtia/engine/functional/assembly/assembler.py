@@ -202,6 +202,6 @@ def assembles(*classes: type[c.Command]) -> Callable[[Callable], Callable]:
     return register
 
 
-@assembles(c.Print, c.ScaledMatMul)
+@assembles(c.Print)
 def _not_assembled(asm: Assembler, cmd: c.Command) -> None:
     raise NotAssembled(f"{cmd.mnemonic}, which the interpreter runs")
