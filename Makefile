@@ -1,6 +1,7 @@
 # Each target does its own set-up, says what it does, and is quick the second time.
 #   make demo    a language model answers on the simulated chip, then a table over six generations
 #   make test    the tests
+#   make test-sanitize  the tests with every access of every kernel checked (docs/sanitizer.md)
 #   make check   format, lint, types, tests
 #   make bench   how fast the simulator is
 #   make validate  predictions beside measured silicon: the committed sample, or VALIDATE_ARGS="DIR --sample 40"
@@ -9,7 +10,7 @@ JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST_ARGS ?=
 VALIDATE_ARGS ?= --expected validation/expected.json
 
-.PHONY: setup demo test check bench validate format clean
+.PHONY: setup demo test test-sanitize check bench validate format clean
 
 setup:
 	@scripts/setup.sh run
@@ -20,6 +21,11 @@ demo: setup
 test:
 	@scripts/setup.sh run test
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+# One at a time: the sanitizer keeps up to twelve bytes for each byte that a kernel touches.
+test-sanitize:
+	@scripts/setup.sh run test
+	@MTIA_SANITIZE=1 OMP_NUM_THREADS=1 $(PY) -m pytest --deselect tests/report/test_generate.py $(PYTEST_ARGS)
 
 check:
 	@scripts/setup.sh run dev

@@ -54,3 +54,38 @@ def test_moduli_of_complex_values():
     got = torch.view_as_complex(x.to("mtia")).abs()
     assert mtia.host_fallbacks() == before
     torch.testing.assert_close(got.cpu(), torch.view_as_complex(x).abs())
+
+
+def of_values(x: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(torch.linalg.eigvals(x)).pow(4).sum()
+
+
+def of_values_and_vectors(x: torch.Tensor) -> torch.Tensor:
+    """The same for any order of the values and any phase of the vectors."""
+    values, vectors = (torch.view_as_real(t) for t in torch.linalg.eig(x))
+    rows = torch.linspace(0.5, 1.5, x.shape[-1], device=x.device, dtype=x.dtype)
+    shares = vectors.square().sum(-1) * rows.unsqueeze(-1)
+    return (shares.square().sum(-2) * values.square().sum(-1)).sum()
+
+
+@pytest.mark.parametrize("loss", [of_values, of_values_and_vectors])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (2, 2, 5, 5), (0, 4, 4)])
+def test_the_gradient_is_the_cpus_and_taken_on_the_device(loss, shape: tuple[int, ...]):
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    here, there = x.clone().requires_grad_(), x.float().to("mtia").requires_grad_()
+    loss(here).backward()
+    before = mtia.host_fallbacks()
+    loss(there).backward()
+    assert mtia.host_fallbacks() == before
+    torch.testing.assert_close(there.grad.cpu().double(), here.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_a_loss_of_the_phase_has_no_gradient_nor_has_a_complex_matrix():
+    x = torch.tensor([[0.0, -1.0], [1.0, 0.0]], device="mtia", requires_grad=True)
+    weights = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).unsqueeze(-1).mul(torch.tensor([1.0, -1.0])).to("mtia")
+    vectors = torch.view_as_real(torch.linalg.eig(x)[1])
+    with pytest.raises(RuntimeError, match=r"known up to a factor of e\^\{i phi\}, and the loss depends on it"):
+        (vectors * weights).sum().backward()
+    z = torch.randn(2, 2, dtype=torch.complex64).to("mtia").requires_grad_()
+    with pytest.raises(RuntimeError, match=r"linalg.eig of a complex matrix has no gradient on mtia; .* \(x.cpu\(\)\)"):
+        torch.linalg.eig(z)
