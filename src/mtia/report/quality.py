@@ -1,169 +1,169 @@
 """What low precision costs a model in quality, and buys it in time, energy and memory.
 
-Quality: SmolLM2-135M on CPython's own documentation (`pydoc_data.topics`), windows of tokens spread evenly over it,
-computed by the device's kernels on the first chip asked for that multiplies the format (one contract holds for all,
-docs/numerics.md). Time: one decode step and one prompt of the compiled model on every chip, values off.
+Quality: on real data that installs with Python packages, once for each plan, whatever the chips: one contract of
+multiply and add holds for all of them (docs/numerics.md). The numbers are those that the device multiplies, summed by
+the host's float32 (quantization/emulation.py), which is affordable; `check` runs a little of it on the device beside.
+Time, energy: the device's kernels on every chip. Memory: weights in their formats.
+
+A `Subject` is a model with its data: quality_llm.py, quality_encoder.py, quality_recommender.py.
 """
 
-# transformers types its models' fields as unions.
-# pyright: reportAttributeAccessIssue=false, reportArgumentType=false, reportCallIssue=false
 from __future__ import annotations
 
-import platform
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
+from torch import nn
 
-from mtia.chips.multiply import path_or_none
+from mtia.chips.multiply import multiply_path, path_or_none
 from mtia.chips.spec import ChipSpec
-from mtia.errors import BadProblem
-from mtia.host_runtime import silicon
+from mtia.errors import BadProblem, UnsupportedDtype
+from mtia.quantization.calibration import linears
+from mtia.quantization.linear import QuantisedLinear
 from mtia.quantization.plan import Plan
-from mtia.quantization.quantize import quantize, summary
-from mtia.report import compare, generate, smollm2
+from mtia.quantization.quantize import summary
+from mtia.quantization.recipe import RECIPES, Recipe
 
-KEPT = {"lm_head": "bf16"}
-"""The head shares its weights with the embedding, and stays as it is unless a plan says otherwise."""
-MODELS = ("smollm2",)
+BASELINE = "bf16"
+BEST = "best:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """One decode step on one chip. `refused`: why there is none."""
+    """One unit of work (a token, a sentence, a sample) on one chip. `refused`: why there is none."""
 
     chip: str
-    tokens_per_s: float = 0.0
-    j_per_token: float = 0.0
-    ttft_s: float = 0.0
+    per_s: float = 0.0
+    j_each: float = 0.0
+    first_s: float | None = None  # of a prompt
+    bound: str = ""
     refused: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
-class Quality:
-    """One plan. `perplexity` over all windows; `agreement_frac`: positions whose likeliest next token is that of the
-    bfloat16 model on the same device; `weight_bytes` of all linear layers."""
+class Row:
+    """One plan. `figures`: by name, a name that ends in _frac is a share. `loss_frac`: how much worse than bfloat16,
+    by the subject's own measure, `loss_error_frac` the standard error of that difference. `low_frac`: of the linear
+    layers' multiplies, those in the plan's formats. `memory_bytes`: all parameters and caches."""
 
     plan: str
-    chip: str  # that computed the values; "" where none could
-    perplexity: float | None = None
-    agreement_frac: float | None = None
-    weight_bytes: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+    loss_frac: float = 0.0
+    loss_error_frac: float = 0.0
+    low_frac: float = 0.0
+    linear_bytes: int = 0
+    memory_bytes: int = 0
     wall_s: float = 0.0
     speeds: list[Speed] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """`rows[0]` is bfloat16, which the others are compared with."""
+    """`rows[0]` is bfloat16. `scored` says what was scored and how much of it; `unit`: what speeds count."""
 
-    rows: list[Quality]
-    n_tokens: int
-    text: str
-
-    def loss_frac(self, row: Quality) -> float | None:
-        """How much worse the perplexity is than bfloat16's."""
-        base = self.rows[0].perplexity
-        return None if row.perplexity is None or not base else row.perplexity / base - 1
+    title: str
+    scored: str
+    unit: str
+    loss: str
+    rows: list[Row]
 
     def to_json(self) -> dict[str, Any]:
-        return {"text": self.text, "tokens": self.n_tokens,
-                "rows": [{**asdict(r), "loss_frac": self.loss_frac(r)} for r in self.rows]}  # fmt: skip
+        return asdict(self)
 
 
-def windows(n_windows: int, length: int) -> torch.Tensor:
-    """Token ids [n_windows, length], evenly spaced over the topics in the order of their names."""
-    from pydoc_data.topics import topics
+class Subject(ABC):
+    """A model and the data that it is scored on. `kept`: layers that a lone scheme's name leaves as they are."""
 
-    ids = smollm2.load_tokenizer()("\n\n".join(topics[name] for name in sorted(topics)))["input_ids"]
-    step = len(ids) // (n_windows + 1)
-    return torch.tensor([ids[step * (i + 1) : step * (i + 1) + length] for i in range(n_windows)])
+    name: ClassVar[str]
+    title: ClassVar[str]
+    unit: ClassVar[str]
+    loss: ClassVar[str]  # what `loss_frac` is of
+    kept: ClassVar[dict[str, str]] = {}
+
+    @property
+    @abstractmethod
+    def scored(self) -> str:
+        """What is scored, and how much of it."""
+
+    @abstractmethod
+    def score(self, recipe: Recipe, row: Row, *, check: int) -> None:
+        """Fills in the quality, shares and bytes; bfloat16 comes first. `check`: of the data, on the device too."""
+
+    @abstractmethod
+    def speeds(self, recipe: Recipe, specs: Sequence[ChipSpec]) -> list[Speed]:
+        """Of chips that multiply every format of the recipe."""
+
+    def recipe_of(self, text: str) -> Recipe:
+        """A plan from the command line: a scheme (`kept` layers stay), PATTERN=SCHEME,..., a recipe's file, or
+        best:SCHEME, a recipe that comes with the package. Raises BadProblem for what is none of them."""
+        if text.startswith(BEST):
+            path = RECIPES / f"{self.name}-{text.removeprefix(BEST)}.json"
+            if not path.is_file():
+                known = sorted(BEST + p.stem.removeprefix(f"{self.name}-") for p in RECIPES.glob(f"{self.name}-*.json"))
+                raise BadProblem("quality", argument="plan", value=text, allowed=f"known: {', '.join(known) or 'none'}")
+            return Recipe.load(path)
+        if text.endswith(".json"):
+            return Recipe.load(Path(text))
+        return Recipe(plan=Plan.of(text if "=" in text else {**self.kept, "*": text}))
 
 
-def plan_of(text: str) -> Plan:
-    """A plan from the command line; a lone scheme leaves the head as it is."""
-    return Plan.of(text if "=" in text else {**KEPT, "*": text})
+def study(
+    subject: Subject, plans: Sequence[str], specs: Sequence[ChipSpec], *, timed: bool = True, check: int = 0,
+    say: Callable[[str], None] = lambda text: None,
+) -> Study:  # fmt: skip
+    """bfloat16 and each plan."""
+    rows: list[Row] = []
+    recipes = {text: subject.recipe_of(text) for text in dict.fromkeys((BASELINE, *plans))}
+    for text, recipe in recipes.items():
+        row, begin_s = Row(plan=text), perf_counter()
+        subject.score(recipe, row, check=check)
+        scored_s = perf_counter()
+        if timed:
+            row.speeds = on_chips(subject, recipe, specs)
+        row.wall_s = perf_counter() - begin_s
+        say(f"{text}: {subject.loss} {row.loss_frac:+.2%}; {scored_s - begin_s:.0f} s for its quality, "
+            f"{row.wall_s - scored_s + begin_s:.0f} s for its time")  # fmt: skip
+        rows.append(row)
+    return Study(title=subject.title, scored=subject.scored, unit=subject.unit, loss=subject.loss, rows=rows)
 
 
-def computing_chip(plan: Plan, specs: Sequence[ChipSpec]) -> ChipSpec | None:
-    """The first chip that multiplies every format of the plan."""
-    formats = {scheme.multiplied for _, scheme in plan.rules}
-    return next((s for s in specs if all(path_or_none(s, _rate(f)) is not None for f in formats)), None)
+def on_chips(subject: Subject, recipe: Recipe, specs: Sequence[ChipSpec]) -> list[Speed]:
+    """A speed for each chip, in their order; a chip without one of the formats says what it has instead."""
+    refusals = {spec.name: refusal(recipe.plan, spec) for spec in specs}
+    able = [spec for spec in specs if not refusals[spec.name]]
+    found = {speed.chip: speed for speed in (subject.speeds(recipe, able) if able else [])}
+    return [found.get(spec.name, Speed(chip=spec.name, refused=refusals[spec.name])) for spec in specs]
+
+
+def refusal(plan: Plan, spec: ChipSpec) -> str:
+    """Why the chip does not multiply the plan: what it has, since when the format is there, the way in software."""
+    for fmt in sorted({scheme.multiplied for _, scheme in plan.rules}):
+        if path_or_none(spec, _rate(fmt)) is None:
+            try:
+                multiply_path(spec, _rate(fmt))
+            except UnsupportedDtype as error:
+                return str(error)
+    return ""
 
 
 def _rate(fmt: str) -> str:
     return {"mxfp8": "mx8"}.get(fmt, fmt)
 
 
-def study(
-    plans: Sequence[str], specs: Sequence[ChipSpec], *, n_windows: int = 2, length: int = 512, timed: bool = True,
-    say: Callable[[str], None] = lambda text: None,
-) -> Study:  # fmt: skip
-    """bfloat16 and each plan. Raises BadProblem for windows too short to predict in."""
-    if length < 2 or n_windows < 1:
-        raise BadProblem("quality", argument="tokens", value=(n_windows, length), allowed="windows of 2 tokens or more")
-    tokens = windows(n_windows, length)
-    rows: list[Quality] = []
-    reference: torch.Tensor | None = None
-    for text in ("bf16", *(p for p in plans if p != "bf16")):
-        row, choices = _quality(text, specs, tokens, reference)
-        reference = choices if reference is None else reference
-        if timed:
-            row.speeds = speeds(plan_of(text), specs)
-        rows.append(row)
-        say(f"{text}: perplexity {row.perplexity}, {row.wall_s:.0f} s")
-    source = f"pydoc_data.topics of Python {platform.python_version()}"
-    return Study(rows=rows, n_tokens=tokens.numel(), text=source)
-
-
-def _quality(
-    text: str, specs: Sequence[ChipSpec], tokens: torch.Tensor, reference: torch.Tensor | None
-) -> tuple[Quality, torch.Tensor | None]:
-    begin_s, plan = perf_counter(), plan_of(text)
-    spec = computing_chip(plan, specs)
-    if spec is None:
-        return Quality(plan=text, chip=""), None
-    model = quantize(smollm2.load_model(torch.bfloat16), plan)
-    n_bytes = sum(layer.weight_bytes for layer in summary(model))
-    with silicon.use(spec), torch.no_grad():
-        model = model.to("mtia")
-        losses, choices = zip(*(_scored(model, window) for window in tokens), strict=True)
-    chosen = torch.stack(choices)
-    agreement = 1.0 if reference is None else (chosen == reference).float().mean().item()
-    row = Quality(
-        plan=text, chip=spec.name, perplexity=torch.cat(losses).mean().exp().item(), agreement_frac=agreement,
-        weight_bytes=n_bytes, wall_s=perf_counter() - begin_s,
-    )  # fmt: skip
-    return row, chosen
-
-
-def _scored(model: torch.nn.Module, window: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Negative log-likelihood of each token but the first, float32, and the likeliest token at each place."""
-    logits = model(window[None].to("mtia")).logits[0].cpu().float()
-    log_likelihood = torch.log_softmax(logits[:-1], dim=-1)
-    return -log_likelihood.gather(1, window[1:, None])[:, 0], logits.argmax(-1)
-
-
-def speeds(plan: Plan, specs: Sequence[ChipSpec], *, n_prompt: int = 64) -> list[Speed]:
-    """Prompt and decode of the compiled model on every chip, or why not."""
-    able = [s for s in specs if computing_chip(plan, [s]) is not None]
-    refused = [Speed(chip=s.name, refused=f"no {_missing(plan, s)}") for s in specs if s not in able]
-    if not able:
-        return refused
-    with silicon.use(able[0]):
-        model = quantize(smollm2.load_model(torch.bfloat16), plan).to("mtia")
-        generator = generate.build(model, length=generate.cache_length(n_prompt, 32), compile=True)
-    timings = [compare.time_chip(generator, list(range(1, n_prompt + 1)), spec) for spec in able]
-    return [
-        *(Speed(chip=t.spec.name, tokens_per_s=t.tokens_per_s, j_per_token=t.j_per_token, ttft_s=t.ttft_s)
-          for t in timings), *refused,
-    ]  # fmt: skip
-
-
-def _missing(plan: Plan, spec: ChipSpec) -> str:
-    return ", ".join(sorted({s.multiplied for _, s in plan.rules if path_or_none(spec, _rate(s.multiplied)) is None}))
+def describe(row: Row, model: nn.Module) -> None:
+    """Shares and bytes of a quantised model. Tied weights count once."""
+    wide = sum(m.in_features * m.out_features for m in linears(model).values())
+    low = [m for m in model.modules() if isinstance(m, QuantisedLinear)]
+    n_low = sum((1 - m.wide_frac) * m.in_features * m.out_features for m in low)
+    n_all = wide + sum(m.in_features * m.out_features for m in low)
+    row.low_frac = n_low / n_all if n_all else 0.0
+    row.linear_bytes = sum(layer.weight_bytes for layer in summary(model))
+    held = {t.data_ptr(): t.nbytes for t in (*model.parameters(), *model.buffers())}
+    row.memory_bytes = sum(held.values())
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -174,4 +174,4 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     ]  # fmt: skip
 
 
-__all__ = ["MODELS", "Quality", "Speed", "Study", "computing_chip", "pareto", "plan_of", "speeds", "study", "windows"]
+__all__ = ["BASELINE", "BEST", "Row", "Speed", "Study", "Subject", "describe", "on_chips", "pareto", "refusal", "study"]

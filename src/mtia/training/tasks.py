@@ -91,6 +91,11 @@ class RatingTask(Task):
     def samples(self) -> torch.Tensor:
         return self._split[0]
 
+    @property
+    def test_samples(self) -> torch.Tensor:
+        """Samples that are not trained on, int64."""
+        return self._split[1]
+
     def inputs(self, samples: torch.Tensor) -> TENSORS:
         return tuple(self.data.batch(samples))
 
@@ -112,7 +117,7 @@ class RatingTask(Task):
     def evaluate(self, model: nn.Module, device: str) -> dict[str, float]:
         scores, labels = [], []
         with torch.no_grad():
-            for samples in self._split[1].split(EVALUATION_BATCH):
+            for samples in self.test_samples.split(EVALUATION_BATCH):
                 *features, label = (t.to(device) for t in self.inputs(samples))
                 scores.append(model(*features).float().cpu())
                 labels.append(label.cpu())
