@@ -107,6 +107,14 @@ def test_indices_that_the_operator_wants_on_the_host_stay_there() -> None:
     check._compare_forward(Operator("tensor_split", torch.tensor_split), sample, "float32")
 
 
+@pytest.mark.filterwarnings("ignore:ComplexHalf support")  # PyTorch's own
+def test_a_result_in_complex_halves_is_compared() -> None:
+    halves = Operator("chalf", lambda x: torch.view_as_complex(torch.stack((x, x), -1)))
+    tally = check.Tally()
+    check._judge(tally, lambda: check._compare_forward(halves, _sample(torch.ones(3).half()), "float16"))
+    assert (tally.samples, tally.wrong, tally.left_out) == (1, 0, {}), tally.error
+
+
 def test_what_is_left_out_is_counted_by_reason() -> None:
     x = torch.ones(2, requires_grad=True)
     tally = check.Tally()
