@@ -96,10 +96,36 @@ def software_cost(spec: ChipSpec, fmt: str) -> str:
     )
 
 
+SPARSE = "2:4 sparse weights"
+
+
+def refused_sparse(spec: ChipSpec, dtype: str, *, what: str) -> UnsupportedDtype:
+    """The error for 2:4 sparse weights on a chip whose engine reads dense ones alone."""
+    have = next((s for s in generations() if s.pe.dpe.sparse_2_4), None)
+    software = "In software: spread the weights out to dense ones (SparseWeight.dense()) and multiply them"
+    if dtype in spec.pe.dpe.mac_per_cycle:
+        software += f" at {format_flops(spec.peak_flop_per_s(dtype))} in {dtype}"
+    if have is not None and dtype in have.pe.dpe.mac_per_cycle:
+        software += f"; {have.title} has {format_flops(2 * have.peak_flop_per_s(dtype))} for them"
+    return UnsupportedDtype(
+        what, chip=spec.name, dtype=f"{SPARSE} in {dtype}", supported=[f"dense {t}" for t in spec.pe.dpe.mac_per_cycle],
+        since="" if have is None else f"{have.title}, on which alone they are published", software=f"{software}.",
+    )  # fmt: skip
+
+
 @lru_cache(maxsize=64)
 def first_with(rate: str) -> str:
     """Title of the first generation on the roadmap whose engine multiplies at the rate, "" where none does."""
     return next((s.title for s in generations() if rate in s.pe.dpe.mac_per_cycle), "")
 
 
-__all__ = ["MultiplyPath", "first_with", "multiply_path", "path_or_none", "rate_of", "refused", "software_cost"]
+__all__ = [
+    "MultiplyPath",
+    "first_with",
+    "multiply_path",
+    "path_or_none",
+    "rate_of",
+    "refused",
+    "refused_sparse",
+    "software_cost",
+]

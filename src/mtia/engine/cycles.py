@@ -25,6 +25,7 @@ ALU_OPS = frozenset((
     "shrsi", "shrui", "maxsi", "minsi", "maxui", "minui", "cmpi", "absi", "mulhiui", "addptr",
 ))  # fmt: skip
 EXPONENTIALS = frozenset(("exp", "exp2"))  # of softmax, attention and the gates of a feed-forward
+SPARSE_PLACE_BYTES = 1 / 8  # two places of two bits for four elements
 SPLIT_PASSES = {"bf16x3": ("bf16", 3), "bf16x6": ("bf16", 6), "tf32x3": ("tf32", 3)}
 
 _DTYPES = {
@@ -264,7 +265,7 @@ def _matmul(command: Command, spec: ChipSpec) -> Cost:
     assert isinstance(command, c.MatMul)
     dtype, passes = _matmul_dtype(command, spec)
     converted = dtype_of(command.operands[0].type.element) in _HOLDS and dtype in ("fp16", "bf16")
-    return _dot(command, dtype, passes, spec, n_bytes=Element.BF16.n_bytes if converted else 0)
+    return _dot(command, dtype, passes, spec, n_bytes=Element.BF16.n_bytes if converted else 0, sparse=command.sparse)
 
 
 @rule(c.ScaledMatMul)
@@ -321,16 +322,17 @@ def _held_by(dtype: str, spec: ChipSpec) -> str:
 
 
 def _dot(
-    command: Command, dtype: str, passes: int, spec: ChipSpec, b_at: int = 1, packed: int = 1, n_bytes: float = 0
-) -> Cost:
+    command: Command, dtype: str, passes: int, spec: ChipSpec, b_at: int = 1, packed: int = 1, n_bytes: float = 0,
+    sparse: bool = False,
+) -> Cost:  # fmt: skip
     """`packed`: elements in one of operand a's bytes. `n_bytes`: of an element as the engine reads it, by default as it
-    is held."""
+    is held. `sparse`: operand b has two of four elements."""
     a, b = command.operands[0].type, command.operands[b_at].type
     m, k, n = a.shape[-2], a.shape[-1] * packed, b.shape[-1]
     batch = prod(a.shape[:-2])
     if dtype not in spec.pe.dpe.mac_per_cycle:
         return _software_dot(batch * m * k * n, dtype, spec)
-    cost = _engine_dot(batch, m, k, n, n_bytes or a.element.n_bytes / packed, dtype, passes, spec)
+    cost = _engine_dot(batch, m, k, n, n_bytes or a.element.n_bytes / packed, dtype, passes, spec, sparse)
     return replace(cost, flop=2 * batch * m * k * n)
 
 
@@ -352,15 +354,20 @@ def _scalar_rate(dtype: str, spec: ChipSpec) -> float:
     return spec.pe.cores.vector_mac_per_cycle.get(wide or "fp32", 2) / (1 if wide else 2)
 
 
-def _engine_dot(batch: int, m: int, k: int, n: int, n_bytes: float, dtype: str, passes: int, spec: ChipSpec) -> Cost:
-    """Whole blocks; operands stream from local memory, each block used once per accumulator block it meets."""
+def _engine_dot(
+    batch: int, m: int, k: int, n: int, n_bytes: float, dtype: str, passes: int, spec: ChipSpec, sparse: bool
+) -> Cost:
+    """Whole blocks; operands stream from local memory, each block used once per accumulator block it meets. Of a sparse
+    operand half of the products are made, and half of the elements stream with two bits each."""
     dpe = spec.pe.dpe
     block_k = max(1, int(dpe.block_k_bytes / n_bytes))
     m, n, k = (_round_up(m, dpe.block_m), _round_up(n, dpe.block_n), _round_up(k, block_k))
-    mac = batch * m * n * k * passes
+    mac = batch * m * n * k * passes // (2 if sparse else 1)
+    b_bytes = n_bytes / 2 + SPARSE_PLACE_BYTES if sparse else n_bytes
     reuse = max(1, isqrt(dpe.accumulator_bytes // (4 * dpe.block_m * dpe.block_n)))
     blocks_m, blocks_n = m // dpe.block_m, n // dpe.block_n
-    operand_bytes = int(batch * n_bytes * k * (m * ceil(blocks_n / reuse) + n * ceil(blocks_m / reuse)))
+    streamed_a, streamed_b = m * ceil(blocks_n / reuse), n * ceil(blocks_m / reuse)
+    operand_bytes = int(batch * k * (n_bytes * streamed_a + b_bytes * streamed_b))
     spilled_bytes = _spilled_bytes(batch * m * n * 4, dpe.accumulator_bytes)
     cycles = max(
         mac / dpe.mac_per_cycle[dtype],

@@ -130,7 +130,7 @@ def _make_infos(program: TileProgram, spec: ChipSpec) -> tuple[Info, ...]:
         infos.append(
             Info(
                 command=command,
-                cost=None if is_memory or flow.is_index_only(command) else cost_of(command, spec),
+                cost=None if is_memory or flow.costs_nothing(command) else cost_of(command, spec),
                 sources=tuple(tuple(s) for s in sources),
                 carried=tuple(tuple(s.values()) for s in sources),
                 operand_bytes=tuple(v.type.n_bytes for v in command.operands),

@@ -251,12 +251,15 @@ class Scan(Command):
 class MatMul(Command):
     """result[.., M, N] = operands[2] + operands[0][.., M, K] @ operands[1][.., K, N]; accumulates in result's type.
 
-    `precision`: "ieee", "tf32", "bf16x3", ... as the kernel asked for float32 operands.
+    `precision`: "ieee", "tf32", "bf16x3", ... as the kernel asked for float32 operands. `sparse`: of four elements of
+    operand 1 along K two at most are not zero, and the engine reads those two with their places; the commands that
+    spread them out are then its own work (`dataflow.Dataflow.expands`).
     """
 
     unit: ClassVar[Unit] = Unit.DPE
     mnemonic: ClassVar[str] = "matmul"
     precision: str = "ieee"
+    sparse: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

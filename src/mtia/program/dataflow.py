@@ -1,4 +1,4 @@
-"""Which commands serve addresses, masks and control, and which the data: two backward closures over a program."""
+"""Which commands serve addresses, masks and control, which the data, and which spread out a sparse operand."""
 
 from __future__ import annotations
 
@@ -19,10 +19,19 @@ class Dataflow:
     data_values: frozenset[int]
     data_dependent: bool
     loaded_addresses: frozenset[int]  # indices of memory commands whose addresses depend on a load
+    expansions: frozenset[int] = frozenset()  # indices of commands that only spread out a sparse operand
 
     def is_index_only(self, command: c.Command) -> bool:
         """The command only helps to compute addresses or control."""
         return bool(command.results) and not any(r.id in self.data_values for r in command.results)
+
+    def expands(self, command: c.Command) -> bool:
+        """The command only spreads out a sparse operand, which the dot product engine does as it reads it."""
+        return command.index in self.expansions
+
+    def costs_nothing(self, command: c.Command) -> bool:
+        """The command is the DMA descriptor's work, or the dot product engine's as it reads an operand."""
+        return self.is_index_only(command) or self.expands(command)
 
     def serves_index(self, command: c.Command) -> bool:
         return any(r.id in self.index_values for r in command.results)
@@ -48,7 +57,32 @@ def _analyse(program: TileProgram) -> Dataflow:
     moved = frozenset(
         cmd.index for cmd in commands if isinstance(cmd, _MEMORY) and _closure([cmd.operands[0].id], edges) & loads
     )
-    return Dataflow(frozenset(index_values), frozenset(data_values), bool(index_values & loads), moved)
+    return Dataflow(
+        frozenset(index_values), frozenset(data_values), bool(index_values & loads), moved, _expansions(program)
+    )
+
+
+def _expansions(program: TileProgram) -> frozenset[int]:
+    """What nothing else uses than sparse operands, and commands like it: found from the last command backwards."""
+    if not any(isinstance(cmd, c.MatMul) and cmd.sparse for cmd in program.commands):
+        return frozenset()
+    elsewhere = {v.id for block in _blocks(program.body) for v in block.yields}
+    found: set[int] = set()
+    for cmd in reversed(program.commands):
+        plain = bool(cmd.results) and not cmd.blocks and not isinstance(cmd, _MEMORY | c.MatMul | c.ScaledMatMul)
+        if plain and not any(r.id in elsewhere for r in cmd.results):
+            found.add(cmd.index)
+            continue
+        own = (1,) if isinstance(cmd, c.MatMul) and cmd.sparse else ()
+        elsewhere |= {v.id for at, v in enumerate(cmd.operands) if at not in own}
+    return frozenset(found)
+
+
+def _blocks(block: c.Block) -> Iterable[c.Block]:
+    yield block
+    for cmd in block.commands:
+        for inner in cmd.blocks:
+            yield from _blocks(inner)
 
 
 _MEMORY = c.Load | c.Store | c.AtomicRmw | c.AtomicCas

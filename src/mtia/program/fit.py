@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from mtia.chips.multiply import path_or_none, refused
+from mtia.chips.multiply import path_or_none, refused, refused_sparse
 from mtia.chips.spec import ChipSpec
 from mtia.errors import MtiaError, OutOfLocalMemory, TooManyCircularBuffers
 from mtia.program import commands as c
@@ -113,6 +113,9 @@ def check_dtypes(program: TileProgram, spec: ChipSpec, *, strict: bool = True) -
     that are converted to a wider type first. fp32 multiplies take the vector cores where the dot product engine has no
     fp32 path, so they are never refused; tl.dot_scaled is, strict or not, where the file gives no cost of unpacking."""
     for command in program.commands:
+        if isinstance(command, c.MatMul) and command.sparse and not spec.pe.dpe.sparse_2_4:
+            dtype = _MATMUL_DTYPES[command.operands[1].type.element]
+            raise refused_sparse(spec, dtype, what=f"{command.location}: kernel {program.name!r}, tl.dot")
         for what, dtype, n_elements in _lacking(program, command, spec):
             error = refused(spec, dtype, what=f"{command.location}: kernel {program.name!r}, {what}")
             if strict or isinstance(command, c.ScaledMatMul):

@@ -104,10 +104,15 @@ def _name(command: c.Command) -> str:
     return command.mnemonic
 
 
+def _is_told(command: c.Command, name: str) -> bool:
+    """A flag that is off goes without saying."""
+    return name not in _SKIPPED_FIELDS and not (name == "sparse" and not getattr(command, name))
+
+
 def _fields(command: c.Command) -> str:
     if isinstance(command, c.Elementwise | c.Convert):
         return ""
-    items = [f"{f}={getattr(command, f)}" for f in (f.name for f in fields(command)) if f not in _SKIPPED_FIELDS]
+    items = [f"{f}={getattr(command, f)}" for f in (f.name for f in fields(command)) if _is_told(command, f)]
     return f" {{{', '.join(items)}}}" if items else ""
 
 

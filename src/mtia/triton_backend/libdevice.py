@@ -107,6 +107,15 @@ _integer_function("mulhi", 2, None)
 
 
 @core.extern
+def sparse_2_4(arg0, _semantic=None):
+    """`arg0`, said to be 2:4 sparse along its first dim: a `tl.dot` that takes it second reads what it was spread out
+    from, two of four elements and their places, at the chip's sparse rate. Refused where the chip has none."""
+    kinds = ("int8", "fp16", "bf16")
+    table = {(core.dtype(kind),): ("mtia_sparse_2_4", core.dtype(kind)) for kind in kinds}
+    return core.extern_elementwise("", "", [arg0], table, is_pure=True, _semantic=_semantic)
+
+
+@core.extern
 def float_as_int(arg0, _semantic=None):
     return core.extern_elementwise(
         "",

@@ -47,6 +47,7 @@ class Lowerer:
         self.out: list[c.Command] = []
         self.n_values = 0
         self.n_commands = 0
+        self.sparse: set[int] = set()  # values said to be 2:4 sparse
         self.lifted: tuple[int, ...] | None = None  # scalars of a mapped function become tiles of this shape
         self.calling: list[str] = []  # functions that are being inlined, outermost first
 
@@ -379,6 +380,11 @@ def lower_extern(self: Lowerer, op: TtirOp) -> None:
     name = symbol.group(1)
     if not name.startswith("mtia_"):
         self.unsupported(op, f"external function {name!r}; use triton.language.extra.libdevice")
+    if name == "mtia_sparse_2_4":
+        (operand,) = self.values(op)
+        self.scopes[-1][op.results[0]] = operand
+        self.sparse.add(operand.id)
+        return
     self.emit(c.Elementwise, op, self.values(op), [_arrow_type(op)], op=name.removeprefix("mtia_"))
 
 
@@ -468,7 +474,9 @@ def lower_scan(self: Lowerer, op: TtirOp) -> None:
 @lowers("tt.dot")
 def lower_dot(self: Lowerer, op: TtirOp) -> None:
     precision = op.attribute("inputPrecision") or "ieee"
-    self.emit(c.MatMul, op, self.values(op), [_arrow_type(op)], precision=precision)
+    operands = self.values(op)
+    sparse = operands[1].id in self.sparse
+    self.emit(c.MatMul, op, operands, [_arrow_type(op)], precision=precision, sparse=sparse)
 
 
 @lowers("tt.dot_scaled")
