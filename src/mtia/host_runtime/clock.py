@@ -108,7 +108,8 @@ class Clock:
         """Submit one kernel. `host_cost_fs` None: the spec's host_s. `record`: what it did, for reports."""
         device, stream = self._device(device_index), self._stream(device_index, stream_id)
         path = self._path
-        self._enqueue(host_cost_fs)
+        if not self._free_enqueues:
+            self.host_fs += path.host_fs if host_cost_fs is None else host_cost_fs
         submit_fs = self.host_fs
         control_fs = max(submit_fs, device.control_free_fs) + path.control_fs
         device.control_free_fs = control_fs
@@ -190,7 +191,8 @@ class Clock:
         work: Work | None,
     ) -> Span:
         work = work if work is not None else NO_WORK
-        span = Span(name, Kind(kind), device_index, stream_id, submit_fs, start_fs, end_fs, work)
+        kind = kind if isinstance(kind, Kind) else Kind(kind)
+        span = Span(name, kind, device_index, stream_id, submit_fs, start_fs, end_fs, work)
         if record.is_recording():
             record.add(span)
         return span
@@ -264,11 +266,18 @@ class Clock:
         self.host_fs += duration_fs
 
     def _device(self, index: int) -> _Device:
-        return self._devices.setdefault(index, _Device())
+        found = self._devices.get(index)
+        if found is None:
+            found = self._devices[index] = _Device()
+        return found
 
     def _stream(self, device_index: int, stream_id: int) -> _Stream:
         key = (device_index, stream_id)
-        return self._streams.setdefault(self._stand_in.get(key, key), _Stream())
+        key = self._stand_in.get(key, key) if self._stand_in else key
+        found = self._streams.get(key)
+        if found is None:
+            found = self._streams[key] = _Stream()
+        return found
 
 
 _process_clock: Clock | None = None

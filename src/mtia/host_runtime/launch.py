@@ -21,7 +21,7 @@ from mtia.chips.spec import ChipSpec
 from mtia.engine import limits
 from mtia.engine.functional import executor, interpreter
 from mtia.engine.functional.interpreter import Launch
-from mtia.engine.functional.memory import UNCHECKED, Allocation
+from mtia.engine.functional.memory import Bounds
 from mtia.engine.functional.tracer import trace_launch
 from mtia.engine.memory import Ranges, Residency
 from mtia.engine.roof import footprints
@@ -80,6 +80,7 @@ class Site:
     program: TileProgram
     excess: tuple[Excess, ...]  # where it goes beyond the chip
     pointers: tuple[int, ...]
+    names: tuple[str, ...]  # of its parameters
     data_dependent: bool
     index_loads: frozenset[int]  # load commands whose values decide addresses, masks or control
     timings: dict[tuple, Timed] = field(default_factory=dict)
@@ -118,7 +119,8 @@ def site_of(program: TileProgram, spec: ChipSpec) -> Site:
     if known is None:
         fitted, excess = fit(program, spec, strict=strict and users, strict_dtypes=strict)
         pointers = tuple(i for i, p in enumerate(program.parameters) if p.value.type.is_pointer)
-        site = Site(fitted, excess, pointers, dataflow_of(fitted).data_dependent, _index_loads(fitted))
+        names = tuple(p.value.name for p in fitted.parameters)
+        site = Site(fitted, excess, pointers, names, dataflow_of(fitted).data_dependent, _index_loads(fitted))
         known = (program, spec, site)
         _sites[(id(program), id(spec), strict)] = known
     return known[2]
@@ -146,33 +148,39 @@ def launch(program: TileProgram, grid: tuple[int, int, int], arguments: Sequence
     """Launch on the current device. Arguments: tensors (or addresses) and numbers, in the program's order."""
     if grid[0] * grid[1] * grid[2] == 0:
         return
-    device = _device_of(arguments)
+    device, plain = _plain(arguments)
     graph = graphs.capturing(device, stream)
     if graph is not None:
         kept = sanitizer.captured(arguments, graph.pool) if allocations.is_watching() else list(arguments)
-        graph.add(program.name, lambda: launch_now(program, grid, kept, stream, device))
+        graph.add(program.name, lambda: launch_now(program, grid, kept, _plain(kept)[1], stream, device))
         return
-    launch_now(program, grid, arguments, stream, device)
+    launch_now(program, grid, arguments, plain, stream, device)
 
 
 def launch_now(
-    program: TileProgram, grid: tuple[int, int, int], arguments: Sequence[Any], stream: int, device: int
+    program: TileProgram,
+    grid: tuple[int, int, int],
+    arguments: Sequence[Any],
+    plain: list[int | float],
+    stream: int,
+    device: int,
 ) -> None:
+    """`plain`: the arguments as numbers and addresses."""
     spec = silicon.chip()
     site = site_of(program, spec)
-    plain = [_plain(a) for a in arguments]
-    values, sanitize = knobs.get().values, allocations.is_watching()
+    settings, sanitize = knobs.get(), allocations.is_watching()
+    values = settings.values
     if sanitize:
         held = sanitizer.allocations_of(program, site.pointers, arguments)
     else:
-        held = _allocations(site, plain) if values or site.data_dependent else ()
+        held = Bounds(*_C.launch_bounds(plain, site.pointers), site.names) if values or site.data_dependent else ()
     request = Launch(program=site.program, grid=grid, arguments=plain, allocations=held)
     try:
         timed = _timed(request, site, spec, residency_of(device, spec))
         if values and sanitize:
             sanitizer.run(request, site.pointers, arguments, users=is_user_kernel(program))
         elif values:
-            (interpreter.run if knobs.get().interpret else executor.run)(request)
+            (interpreter.run if settings.interpret else executor.run)(request)
     except (OutOfBoundsAccess, MisalignedAccess) as error:
         if not sanitize:
             raise
@@ -180,37 +188,29 @@ def launch_now(
     clock().submit(device, stream, program.name, Kind.KERNEL, timed.timing.makespan_fs, None, timed.work)
 
 
-def _device_of(arguments: Sequence[Any]) -> int:
-    """The one device of the tensors among the arguments, else the current one. Raises ValueError on any other."""
+def _plain(arguments: Sequence[Any]) -> tuple[int, list[int | float]]:
+    """The one device of the tensors among the arguments, else the current one; and the arguments as numbers and
+    addresses. Raises ValueError where a tensor lies elsewhere."""
+    found = _C.launch_arguments(arguments if isinstance(arguments, list) else list(arguments))
+    if found is None:
+        raise ValueError(_elsewhere(arguments))
+    device, plain = found
+    return (device if device >= 0 else torch.mtia.current_device()), plain
+
+
+def _elsewhere(arguments: Sequence[Any]) -> str:
+    """Which tensor is not where the others are."""
     index = -1
     for at, a in enumerate(arguments):
         if isinstance(a, torch.Tensor):
             device = a.device
             if device.type != "mtia":
-                raise ValueError(f"a kernel on mtia got a tensor on {device} (argument {at}); move it with .to('mtia')")
+                return f"a kernel on mtia got a tensor on {device} (argument {at}); move it with .to('mtia')"
             if index not in (-1, device.index):
                 way_out = f"move it with .to('mtia:{index}')"
-                raise ValueError(f"a kernel on mtia:{index} got a tensor on {device} (argument {at}); {way_out}")
+                return f"a kernel on mtia:{index} got a tensor on {device} (argument {at}); {way_out}"
             index = device.index
-    return index if index >= 0 else torch.mtia.current_device()
-
-
-def _plain(argument: Any) -> Any:
-    if isinstance(argument, (int, float)):
-        return argument
-    if argument is None:
-        return 0
-    return argument.data_ptr()
-
-
-def _allocations(site: Site, plain: Sequence[Any]) -> list[Allocation]:
-    """The allocation behind each pointer argument; UNCHECKED for scalars and null pointers."""
-    out = [UNCHECKED] * len(plain)
-    for i in site.pointers:
-        found = _C.allocation_of(plain[i]) if plain[i] else None
-        if found is not None:
-            out[i] = Allocation(found[0], found[0] + found[1], site.program.parameters[i].value.name)
-    return out
+    raise AssertionError("all tensors lie on one device")
 
 
 # --- timing -----------------------------------------------------------------------------------------------------------
@@ -260,10 +260,12 @@ def _timed_by_data(request: Launch, site: Site, spec: ChipSpec, residency: Resid
     if reads is not None:
         with_data = (layout, _bytes_of(reads, arguments))
         touched = site.touched.get(with_data)
-        timed = None if touched is None else site.timings.get((with_data, _shares(touched, arguments, residency)))
-        if timed is not None:
-            _touch(timed.touched, arguments, residency)
-            return timed
+        if touched is not None:
+            ranges = _ranges(touched, arguments)
+            timed = site.timings.get((with_data, _shares_of(ranges, residency)))
+            if timed is not None:
+                residency.touch_all(ranges)
+                return timed
     trace = trace_launch(request)
     if layout not in site.index_reads:
         site.index_reads[layout] = _reads_of(trace, site, arguments)
@@ -440,7 +442,7 @@ def time_program(
     """Timing of a launch that does not happen: no values, no clock. Cold SRAM unless `residency` is given."""
     spec = spec if spec is not None else silicon.chip()
     site = site_of(program, spec)
-    request = Launch(program=site.program, grid=grid, arguments=[_plain(a) for a in arguments])
+    request = Launch(program=site.program, grid=grid, arguments=_plain(arguments)[1])
     trace = trace_launch(request)
     timing = run_timed(trace, spec, residency)
     return _with_software_paths(timing, site.excess, trace, spec)

@@ -15,6 +15,7 @@ import torch
 
 from mtia.kernels.dtypes import scalar_argument, scalar_in_kernel, triton_name
 from mtia.kernels.iteration import Walk, ceil_div, flat_block, row_tile, walk
+from mtia.kernels.known_launch import KnownLaunch
 from mtia.kernels.source import jit_from_source
 
 Number = bool | int | float
@@ -144,16 +145,7 @@ def _kernel(
     return jit_from_source(f"mtia_{name}", source, (*given, *sizes, *strides))
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How a launch runs: the kernel, its grid, the integers after tensors and scalars."""
-
-    kernel: Any
-    grid: tuple[int, ...]
-    integers: tuple[int, ...]
-
-
-_plans: dict[tuple, Plan] = {}
+_plans: dict[tuple, KnownLaunch] = {}
 
 
 def plan(
@@ -163,7 +155,7 @@ def plan(
     tensor_names: tuple[str, ...],
     numbers: tuple[str, ...],
     compute: torch.dtype,
-) -> Plan:
+) -> KnownLaunch:
     """Walk and kernel for `operation` over `shape`. Only shapes, strides and dtypes are read: tensors may be meta."""
     w = walk(shape, tensors, keep_dims=operation.keep_dims)
     tile = (flat_block(w.sizes[0], sum(t.element_size() for t in tensors)),) if w.is_flat else row_tile(w)
@@ -179,8 +171,8 @@ def plan(
         w.needs_int64,
     )
     if w.is_flat:
-        return Plan(kernel, (ceil_div(w.sizes[0], tile[0]),), w.sizes)
-    return Plan(kernel, _strided_grid(w, tile), (*w.sizes, *(s for st in w.strides for s in st)))
+        return KnownLaunch(kernel, (ceil_div(w.sizes[0], tile[0]),), w.sizes, {})
+    return KnownLaunch(kernel, _strided_grid(w, tile), (*w.sizes, *(s for st in w.strides for s in st)), {})
 
 
 def _strided_grid(w: Walk, tile: tuple[int, ...]) -> tuple[int, int]:
@@ -221,4 +213,4 @@ def launch(
         full = tuple(outs[0].shape) if shape is None else shape
         found = _plans[key] = plan(operation, full, tensors, tuple(names), tuple(numbers), compute)
     arguments = [scalar_argument(v, compute) for v in (*values, *scalars)]
-    found.kernel[found.grid](*tensors, *arguments, *found.integers)
+    found(tensors, arguments)

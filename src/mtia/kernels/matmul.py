@@ -15,6 +15,7 @@ from mtia.kernels.copy import cast, contiguous, copy_strided, fill
 from mtia.kernels.dtypes import accumulate_dtype, scalar_argument, triton_name
 from mtia.kernels.elementwise import Operation, define, launch
 from mtia.kernels.iteration import ceil_div
+from mtia.kernels.known_launch import KnownLaunch
 from mtia.kernels.reduce import reduce
 from mtia.kernels.registry import aten
 from mtia.kernels.tiling import Tiling, band_rows, choose_tiling
@@ -110,10 +111,12 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
     return _ACCUMULATORS.get(dtype, accumulate_dtype(dtype))
 
 
-_launches: dict[tuple, tuple] = {}
+_launches: dict[tuple, KnownLaunch] = {}
 
 
-def _arguments(x: torch.Tensor, y: torch.Tensor, c: torch.Tensor | None, out: torch.Tensor, scaled: bool) -> tuple:
+def _launch_of(
+    x: torch.Tensor, y: torch.Tensor, c: torch.Tensor | None, out: torch.Tensor, scaled: bool
+) -> KnownLaunch:
     B, M, K = x.shape
     N = y.shape[2]
     acc = _accumulator(x.dtype)
@@ -141,7 +144,8 @@ def _arguments(x: torch.Tensor, y: torch.Tensor, c: torch.Tensor | None, out: to
         )
 
     tiling = choose_tiling(B, M, N, K, x.dtype, (x.stride(2) == 1, y.stride(2) == 1, scaled, c is not None), time_of)
-    return _grid(B, M, N, tiling), integers, {**flags, **_blocks(tiling, K), "num_stages": tiling.stages}
+    constants = {**flags, **_blocks(tiling, K), "num_stages": tiling.stages}
+    return KnownLaunch(mtia_matmul, _grid(B, M, N, tiling), integers, constants)
 
 
 def _blocks(t: Tiling, K: int) -> dict[str, Any]:
@@ -188,14 +192,13 @@ def multiply(
     )
     found = _launches.get(key)
     if found is None:
-        found = _launches[key] = _arguments(x, y, c, out, scaled)
-    grid, integers, flags = found
+        found = _launches[key] = _launch_of(x, y, c, out, scaled)
     acc = _accumulator(x.dtype)
     a, b = (
         scalar_argument(alpha, torch.float32 if acc.is_floating_point else acc),
         scalar_argument(beta, torch.float32 if acc.is_floating_point else acc),
     )
-    mtia_matmul[grid](x, y, out if c is None else c, out, a, b, *integers, **flags)
+    found((x, y, out if c is None else c, out), (a, b))
 
 
 def _chip_key() -> int:

@@ -15,7 +15,7 @@ from typing import Any
 from mtia.engine.functional import interpreter
 from mtia.engine.functional.assembly import Assembled, NotAssembled, assemble, float_bits
 from mtia.engine.functional.interpreter import Launch
-from mtia.engine.functional.memory import Allocation
+from mtia.engine.functional.memory import Allocation, Bounds
 from mtia.engine.native import library
 from mtia.errors import MtiaError
 from mtia.program.program import TileProgram
@@ -74,7 +74,10 @@ class Executor:
                 arguments[i] = float_bits(float(arguments[i]), element)
         n = len(arguments)
         words = self.words
-        low, high = words(*[a.start for a in allocations]), words(*[a.end for a in allocations])
+        if isinstance(allocations, Bounds):
+            low, high = allocations.low, allocations.high
+        else:
+            low, high = words(*[a.start for a in allocations]), words(*[a.end for a in allocations])
         return self.call(self.address, words(*arguments), low, high, n, *grid, self.failure) < 0
 
     @cached_property

@@ -6,9 +6,10 @@ Every access is checked against the allocation that its pointer argument came fr
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import overload
 
 import numpy as np
 import torch
@@ -82,6 +83,29 @@ class Allocation:
 
 
 UNCHECKED = Allocation(0, 0, "?")
+
+
+class Bounds(Sequence[Allocation]):
+    """The allocations of a launch, kept as the native executor reads them: where each starts and ends, int64 words (0
+    to 0 where nothing is checked), and the arguments' names."""
+
+    __slots__ = ("high", "low", "names")
+
+    def __init__(self, low: bytes, high: bytes, names: Sequence[str]) -> None:
+        self.low, self.high, self.names = low, high, names
+
+    def __len__(self) -> int:
+        return len(self.low) // 8
+
+    @overload
+    def __getitem__(self, at: int) -> Allocation: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[Allocation]: ...
+    def __getitem__(self, at: int | slice) -> Allocation | list[Allocation]:
+        if isinstance(at, slice):
+            return [self[i] for i in range(*at.indices(len(self)))]
+        start, end = (memoryview(words).cast("q")[at] for words in (self.low, self.high))
+        return Allocation(start, end, self.names[at]) if end else UNCHECKED
 
 
 @dataclass(slots=True)

@@ -36,6 +36,50 @@ py::object allocation_of(uintptr_t address) {
   return py::make_tuple(span->start, span->requested_bytes);
 }
 
+// (device, arguments) of a launch: tensors as addresses, None as 0, numbers as they are; device -1 where no tensor is
+// among them. None where tensors lie on several devices or on another kind of device.
+py::object launch_arguments(const py::list& arguments) {
+  int device = -1;
+  py::list plain(arguments.size());
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    PyObject* argument = PyList_GET_ITEM(arguments.ptr(), static_cast<Py_ssize_t>(i));
+    py::object value;
+    if (THPVariable_Check(argument)) {
+      const at::Tensor& tensor = THPVariable_Unpack(argument);
+      if (tensor.device().type() != kDevice || (device >= 0 && tensor.device().index() != device)) return py::none();
+      device = tensor.device().index();
+      value = py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(tensor.data_ptr()));
+    } else if (argument == Py_None) {
+      value = py::int_(0);
+    } else if (PyLong_Check(argument) || PyFloat_Check(argument)) {
+      value = py::reinterpret_borrow<py::object>(argument);
+    } else {
+      value = py::reinterpret_borrow<py::object>(argument).attr("data_ptr")();
+    }
+    PyList_SET_ITEM(plain.ptr(), static_cast<Py_ssize_t>(i), value.release().ptr());
+  }
+  return py::make_tuple(device, plain);
+}
+
+// (starts, ends) of the allocations behind a launch's pointer arguments, as the bytes of one int64 an argument; 0 to 0
+// where there is none.
+py::tuple launch_bounds(const py::list& plain, const py::tuple& pointers) {
+  std::vector<int64_t> low(plain.size(), 0), high(plain.size(), 0);
+  for (const auto& pointer : pointers) {
+    const size_t at = pointer.cast<size_t>();
+    const auto address = plain[at].cast<uintptr_t>();
+    const int index = address == 0 ? -1 : device_of(address);
+    const auto span = index < 0 ? std::nullopt : arena(index).allocation_of(address);
+    if (!span) continue;
+    low[at] = static_cast<int64_t>(span->start);
+    high[at] = static_cast<int64_t>(span->start + span->requested_bytes);
+  }
+  const auto bytes = [](const std::vector<int64_t>& words) {
+    return py::bytes(reinterpret_cast<const char*>(words.data()), words.size() * sizeof(int64_t));
+  };
+  return py::make_tuple(bytes(low), bytes(high));
+}
+
 py::list allocations(int index) {
   py::list out;
   for (const auto& span : arena(index).allocations()) out.append(py::make_tuple(span.start, span.requested_bytes));
@@ -109,6 +153,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("capacity", &capacity);
   m.def("device_of", &device_of, "Index of the device whose memory holds the address, or -1.");
   m.def("allocation_of", &allocation_of, "(start, requested bytes) of the live allocation at an address, or None.");
+  m.def("launch_arguments", &launch_arguments, "(device, addresses and numbers) of a launch; None: several devices.");
+  m.def("launch_bounds", &launch_bounds, "Where the allocations behind pointer arguments start and end, as int64 words.");
   m.def("allocations", &allocations, "Live allocations of a device in address order.");
   m.def("memory_stats", &memory_stats);
   m.def("memory_history", &memory_history);
