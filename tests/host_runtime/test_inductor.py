@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils._pytree import tree_map_only
 import mtia
 from mtia import chips
 from mtia.chips.spec import ChipSpec
-from mtia.host_runtime.graphed import GraphedInput
+from mtia.host_runtime.graphed import GraphedInput, GraphsLeftOut, say_graphs_left_out
 from mtia.units import fs_to_s
 
 TOKENS, WINDOW = 128, 48
@@ -215,13 +216,28 @@ def test_a_graph_refuses_other_shapes() -> None:
         step()
 
 
-def test_reduce_overhead_compiles_without_inductors_graphs() -> None:
+def test_reduce_overhead_compiles_without_inductors_graphs_and_says_so_once() -> None:
+    say_graphs_left_out.cache_clear()
     x = torch.randn(16, 32)
-    compiled = torch.compile(small_model().to("mtia"), mode="reduce-overhead")
-    with torch.no_grad():
-        for _ in range(3):
-            got = compiled(x.to("mtia"))
+    with warnings.catch_warnings(record=True) as said, torch.no_grad():
+        warnings.simplefilter("always")
+        for _ in range(2):  # the second graph comes from Inductor's cache of compiled code
+            torch._dynamo.reset()
+            compiled = torch.compile(small_model().to("mtia"), mode="reduce-overhead")
+            for _ in range(3):
+                got = compiled(x.to("mtia"))
     torch.testing.assert_close(got.cpu(), small_model()(x).detach(), atol=1e-5, rtol=1e-5)
+    told = [str(w.message) for w in said if w.category is GraphsLeftOut]
+    assert len(told) == 1
+    assert "records on CUDA alone" in told[0] and "mtia.graphed(torch.compile(model), example)" in told[0]
+
+
+def test_the_default_mode_asks_for_no_graphs() -> None:
+    say_graphs_left_out.cache_clear()
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.compile(small_model().to("mtia"))(torch.randn(16, 32).to("mtia"))  # a warning would fail
+    assert say_graphs_left_out.cache_info().misses == 0
 
 
 # --- optimisers -------------------------------------------------------------------------------------------------------

@@ -3,13 +3,17 @@
     step = mtia.graphed(torch.compile(model), example)
     y = step(x)                       # x is copied to where the graph reads it; y is overwritten by the next call
 
-Inductor's own graphs (`mode="reduce-overhead"`) are written for CUDA and left out on other devices: that mode compiles
-as the default one does. This is the route on mtia. Without gradients: a backward pass is not captured.
+Inductor's own graphs (`mode="reduce-overhead"`, `"max-autotune"`) are left out on every device but CUDA: PyTorch 2.13
+records them where the one device is "cuda" (`_inductor/cudagraph_utils.py`) and says nothing elsewhere. Those modes
+compile here as they do without graphs, with a warning once; this is the route on mtia. Without gradients: a backward
+pass is not captured.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,6 +30,22 @@ class GraphedInput(MtiaError, ValueError):
             f"as they were; capture another one with mtia.graphed(function, *examples) for other shapes."
         )
         self.position, self.got, self.captured = position, got, captured
+
+
+class GraphsLeftOut(UserWarning):
+    """A mode of torch.compile asked for graphs that Inductor records on CUDA alone."""
+
+
+@cache
+def say_graphs_left_out() -> None:
+    """Warn, once a process, that Inductor recorded no graph."""
+    warnings.warn(
+        'torch.compile was asked for graphs (mode="reduce-overhead", "max-autotune" or triton.cudagraphs), which '
+        "PyTorch 2.13 records on CUDA alone: the compiled code is submitted launch by launch. On mtia, "
+        "step = mtia.graphed(torch.compile(model), example) submits it as one graph, without gradients.",
+        GraphsLeftOut,
+        stacklevel=2,
+    )
 
 
 def graphed(function: Callable[..., Any], *examples: torch.Tensor) -> Callable[..., Any]:
@@ -60,4 +80,4 @@ def _kind(tensor: torch.Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} on {tensor.device}"
 
 
-__all__ = ["GraphedInput", "graphed"]
+__all__ = ["GraphedInput", "GraphsLeftOut", "graphed", "say_graphs_left_out"]

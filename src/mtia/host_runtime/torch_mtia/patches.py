@@ -167,11 +167,27 @@ def _linear_cross_entropy(module: ModuleType) -> None:
     defaults.update({("mtia", dtype): choice for (device, dtype), choice in list(defaults.items()) if device == "cpu"})
 
 
+def _output_code(module: ModuleType) -> None:
+    """Inductor records graphs where the one device is CUDA, and says why it left them out on CUDA alone."""
+    original = module.CompiledFxGraph.post_compile
+
+    @functools.wraps(original)
+    def post_compile(self: Any, example_inputs: Any, constants: Any, graph_kwargs: Any) -> None:
+        if graph_kwargs["cudagraphs"] and "mtia" in self.device_types:
+            from mtia.host_runtime.graphed import say_graphs_left_out
+
+            say_graphs_left_out()
+        original(self, example_inputs, constants, graph_kwargs)
+
+    module.CompiledFxGraph.post_compile = post_compile  # type: ignore[attr-defined]
+
+
 PATCHES: dict[str, Callable[[ModuleType], None]] = {
     "torch._dynamo.device_interface": _device_interface,
     "torch.nn.attention.flex_attention": _flex_attention,
     "torch._inductor.kernel.flex.flex_decoding": _flex_decoding,
     "torch._inductor.runtime.benchmarking": _benchmarking,
+    "torch._inductor.output_code": _output_code,
     "torch.autograd.profiler": _profiler,
     "torch.nn.modules.linear_cross_entropy_options": _linear_cross_entropy,
 }
