@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mtia.host_runtime import record
+
 from .on_device import check
 
 SHAPES = [(4, 7, 33), (2, 9000), (3, 1)]
@@ -59,6 +61,33 @@ def test_layer_norm_in_bfloat16_and_over_two_dims() -> None:
 def test_rms_norm(shape: tuple[int, ...]) -> None:
     x, w = torch.randn(shape), torch.randn(shape[-1])
     check(with_gradient(lambda a, w: F.rms_norm(a, shape[-1:], w, 1e-6)), x, w, tolerance=(1e-4, 1e-4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_rms_norm_is_one_kernel_and_one_for_each_gradient(dtype: torch.dtype) -> None:
+    x, w, g = (torch.randn(shape).to(dtype) for shape in ((6, 96), (96,), (6, 96)))
+    leaves = [t.to("mtia").requires_grad_() for t in (x, w)]
+    exact = [t.double().requires_grad_() for t in (x, w)]
+    upstream = g.to("mtia")
+    F.rms_norm(leaves[0], (96,), leaves[1])  # registers and compiles
+    with record.session() as log:
+        y = F.rms_norm(leaves[0], (96,), leaves[1], 1e-5)
+        got = torch.autograd.grad(y, leaves, upstream)
+    names = [s.name for s in log.spans if s.name != "mtia_fill"]
+    assert names == ["mtia_layer_norm", "mtia_layer_norm_backward", "mtia_norm_parameters_backward"]
+    expected = torch.autograd.grad(F.rms_norm(exact[0], (96,), exact[1], 1e-5), exact, g.double())
+    eps = torch.finfo(dtype).eps
+    for ours, reference in zip(got, expected, strict=True):
+        assert ours.dtype == dtype
+        torch.testing.assert_close(
+            ours.cpu().double(), reference, rtol=eps, atol=1e-5 if dtype is torch.float32 else eps
+        )
+
+
+def test_derivatives_of_rms_norm_to_the_second() -> None:
+    leaves = [torch.randn(s, dtype=torch.float64).to("mtia").requires_grad_() for s in ((2, 4), (4,))]
+    assert torch.autograd.gradcheck(lambda x, w: F.rms_norm(x, (4,), w, 1e-3), leaves)
+    assert torch.autograd.gradgradcheck(lambda x, w: F.rms_norm(x, (4,), w, 1e-3), leaves)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])

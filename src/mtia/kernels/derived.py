@@ -14,9 +14,10 @@ from mtia.kernels.indexing import _atomic_target, _scatter
 from mtia.kernels.iteration import broadcast_shape
 from mtia.kernels.matmul import multiply
 from mtia.kernels.pointwise import prepare_out  # noqa: F401  (fills the table that `_derive` reads)
-from mtia.kernels.reduce import amax_out, amin_out, std, var
+from mtia.kernels.reduce import amax_out, amin_out
 from mtia.kernels.registry import KERNELS, aten
 from mtia.kernels.statistics import scattered_product
+from mtia.kernels.variance import std, var
 
 Function = Callable[..., Any]
 

@@ -113,16 +113,14 @@ def _kernel(
     shape = f"[{rows}, {columns}]" if axis == 1 else f"[{columns}, {rows}]"
     identity = _identity(fold.identity, acc)
     lines = [
-        f"row = tl.program_id(0).to({index}) * {rows} + tl.arange(0, {rows})",
+        *row_lines(kept, rows, index),
         f"split = tl.program_id(1).to({index})",
-        f"row_mask = row < {' * '.join(n for n, _, _ in kept)}",
-        *_offsets("row", kept),
         f"acc = tl.full({shape}, {identity}, {acc_type})",
         *([f"acc_i = tl.full({shape}, 2147483647, tl.int64)"] if fold.with_index else []),
         "start = split * per_split",
         "stop = tl.minimum(start + per_split, n_columns)",
         f"for at in range(start, stop, {columns}):",
-        *("    " + line for line in _loop_body(fold, acc_type, identity, reduced, columns, row_at, column_at, part)),
+        *("    " + line for line in loop_lines(fold, acc_type, identity, reduced, columns, row_at, column_at, part)),
     ]
     lines += [f"acc, acc_i = {fold.whole}" if fold.with_index else f"acc = {fold.whole}"]
     lines = [line.replace("AXIS", str(axis)) for line in lines]
@@ -137,8 +135,14 @@ def _kernel(
     return jit_from_source(name, source, tuple(integers))
 
 
-def _offsets(index: str, kept: list[tuple[str, str, str]]) -> list[str]:
-    lines, x_terms, o_terms = [f"rest = {index}"], [], []
+def row_lines(kept: list[tuple[str, str, str]], rows: int, index: str) -> list[str]:
+    """Source of a program's rows: `row`, `row_mask`, and where they begin in x and out (`row_kx`, `row_ko`)."""
+    lines = [
+        f"row = tl.program_id(0).to({index}) * {rows} + tl.arange(0, {rows})",
+        f"row_mask = row < {' * '.join(n for n, _, _ in kept)}",
+        "rest = row",
+    ]
+    x_terms, o_terms = [], []
     for d in range(len(kept) - 1, -1, -1):
         size, x_stride, o_stride = kept[d]
         lines += [f"c{d} = rest % {size}", f"rest = rest // {size}"] if d else ["c0 = rest"]
@@ -147,7 +151,7 @@ def _offsets(index: str, kept: list[tuple[str, str, str]]) -> list[str]:
     return [*lines, f"row_kx = {' + '.join(x_terms)}", f"row_ko = {' + '.join(o_terms)}"]
 
 
-def _loop_body(
+def loop_lines(
     fold: Fold,
     acc_type: str,
     identity: str,
@@ -157,6 +161,7 @@ def _loop_body(
     column_at: str,
     part: str,
 ) -> list[str]:
+    """Source of one step of the loop over columns: load a tile, map it, combine it into `acc`."""
     if len(reduced) == 1:
         step = [f"column_off = column * {reduced[0][1]}"]
     else:
@@ -229,7 +234,7 @@ def _kept_view(out: torch.Tensor, reduced: list[int], keepdim: bool) -> torch.Te
 _layouts: dict[tuple, tuple] = {}
 
 
-def _layout(x: torch.Tensor, reduced: list[int], out: torch.Tensor) -> tuple | None:
+def layout_of(x: torch.Tensor, reduced: list[int], out: torch.Tensor) -> tuple | None:
     """Collapsed (kept sizes, x strides, out strides, reduced sizes, x strides); None where x is too scattered."""
     kept = [d for d in range(x.dim()) if d not in reduced]
     sizes, (kx, ko) = collapse(*order([x.shape[d] for d in kept], [[x.stride(d) for d in kept], list(out.stride())]))
@@ -253,12 +258,12 @@ def _reduce_into(
     key = (x.shape, x.stride(), tuple(reduced), out.stride())
     layout = _layouts.get(key)
     if layout is None:
-        layout = _layout(x, reduced, out)
+        layout = layout_of(x, reduced, out)
         if layout is None:
             kept = [d for d in range(x.dim()) if d not in reduced]
             x = contiguous(x.permute(*kept, *reduced))
             reduced = list(range(len(kept), x.dim()))
-            layout = _layout(x, reduced, out)
+            layout = layout_of(x, reduced, out)
             if layout is None:
                 temporary = torch.empty(out.shape, dtype=out.dtype, device=out.device)
                 index = None if out_index is None else torch.empty_like(temporary, dtype=torch.int64)
@@ -272,16 +277,21 @@ def _reduce_into(
     sizes, kx, ko, r_sizes, rx = layout
     n_rows, n_columns = _product(sizes), _product(r_sizes)
     axis = 1 if abs(rx[-1]) <= abs(kx[-1]) or n_rows == 1 else 0
-    tile = _tile(n_rows, n_columns, axis)
-    n_splits = _splits(ceil_div(n_rows, tile[0]), n_columns) if part == "whole" else 1
+    tile = tile_of(n_rows, n_columns, axis)
+    n_splits = splits_of(ceil_div(n_rows, tile[0]), n_columns) if part == "whole" else 1
     if n_splits > 1:
         _two_launches(fold, x, reduced, out, out_index, acc, n_splits, tile, axis, layout)
         return
-    wide = max(x.numel(), sum((n - 1) * s for n, s in zip(sizes + r_sizes, kx + rx, strict=True))) > INT32_LIMIT - TILE
+    wide = needs_int64(x, sizes + r_sizes, kx + rx)
     kernel = _kernel(fold.name, acc, out.dtype, len(sizes), len(r_sizes), axis, tile, wide, part)
     pointers = [x, out] + ([out_index] if fold.with_index else []) + ([x_index] if x_index is not None else [])
-    integers = _integers(sizes, kx, ko, r_sizes, rx, n_columns, n_columns, 0)
+    integers = walk_integers(sizes, kx, ko, r_sizes, rx, n_columns, n_columns, 0)
     kernel[(ceil_div(n_rows, tile[0]), 1)](*pointers, *_count(fold, part, count or n_columns), *integers)
+
+
+def needs_int64(x: torch.Tensor, sizes: list[int], strides: list[int]) -> bool:
+    """Whether an offset or index of the walk leaves 32 bits."""
+    return max(x.numel(), sum((n - 1) * s for n, s in zip(sizes, strides, strict=True))) > INT32_LIMIT - TILE
 
 
 def _two_launches(
@@ -303,17 +313,17 @@ def _two_launches(
     stored = torch.int32 if acc == torch.bool else acc
     partial = torch.empty((n_splits, *out.shape), dtype=stored, device=x.device)
     index = torch.empty_like(partial, dtype=torch.int64) if fold.with_index else None
-    sizes, kx, ko, r_sizes, rx = _layout(x, reduced, partial[0]) or layout
+    sizes, kx, ko, r_sizes, rx = layout_of(x, reduced, partial[0]) or layout
     kernel = _kernel(
         fold.name, acc, stored, len(sizes), len(r_sizes), axis, tile, x.numel() > INT32_LIMIT - TILE, "first"
     )
     pointers = [x, partial] + ([index] if index is not None else [])
-    integers = _integers(sizes, kx, ko, r_sizes, rx, n_columns, per_split, n_rows)
+    integers = walk_integers(sizes, kx, ko, r_sizes, rx, n_columns, per_split, n_rows)
     kernel[(ceil_div(n_rows, tile[0]), n_splits)](*pointers, *integers)
     _reduce_into(fold, partial, [0], out, out_index, acc, "last", float(n_columns), index)
 
 
-def _integers(
+def walk_integers(
     sizes: list[int],
     kx: list[int],
     ko: list[int],
@@ -332,7 +342,7 @@ def _count(fold: Fold, part: str, count: float) -> list[float]:
     return [float(count)] if "count" in fold.finish and part != "first" else []
 
 
-def _tile(n_rows: int, n_columns: int, axis: int) -> tuple[int, int]:
+def tile_of(n_rows: int, n_columns: int, axis: int) -> tuple[int, int]:
     if axis == 1:
         columns = min(next_power_of_2(n_columns), TILE)
         rows = min(next_power_of_2(n_rows), max(1, TILE // columns), next_power_of_2(ceil_div(n_rows, 64)))
@@ -342,7 +352,7 @@ def _tile(n_rows: int, n_columns: int, axis: int) -> tuple[int, int]:
     return rows, columns
 
 
-def _splits(n_programs: int, n_columns: int) -> int:
+def splits_of(n_programs: int, n_columns: int) -> int:
     if n_programs > FEW_PROGRAMS or n_columns < 2 * SPLIT_COLUMNS:
         return 1
     return min(MOST_SPLITS // n_programs, n_columns // SPLIT_COLUMNS)
@@ -565,58 +575,3 @@ def norm_dtype_out(
     x: torch.Tensor, p: Any, dim: Any, keepdim: bool = False, *, dtype: Any = None, out: torch.Tensor
 ) -> torch.Tensor:
     return vector_norm_out(x, 2 if p is None else p, dim, keepdim, out=out)
-
-
-CENTRED_SQUARE = define(Operation("centred_square", ("x", "mean"), "(x - mean) * (x - mean)"))
-SCALE = define(Operation("scale", ("x",), "x * factor", ("factor",)))
-SCALE_ROOT = define(Operation("scale_root", ("x",), "fn.square_root(x * factor)", ("factor",)))
-
-
-def variance(
-    x: torch.Tensor, dim: Any, correction: float, keepdim: bool, *, root: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Variance (or its root) and mean along `dim`, in x's dtype: sum of squares about the mean."""
-    dims = normalise_dims(dim, x.dim())
-    acc = accumulate_dtype(x.dtype)
-    kept = reduced_shape(x.shape, dims, True)
-    mean = torch.empty(kept, dtype=acc, device=x.device)
-    reduce("mean", x, dims, mean, keepdim=True, acc=acc)
-    squares = torch.empty(x.shape, dtype=acc, device=x.device)
-    launch(CENTRED_SQUARE, squares, (x, mean), compute=acc)
-    total = torch.empty(kept, dtype=acc, device=x.device)
-    reduce("sum", squares, dims, total, keepdim=True, acc=acc)
-    n = _product([x.shape[d] for d in dims]) if x.dim() else 1
-    freedom = max(n - correction, 0.0)
-    result = torch.empty(kept, dtype=x.dtype, device=x.device)
-    factor = 1.0 / freedom if freedom else float("inf")
-    launch(SCALE_ROOT if root else SCALE, result, (total,), (factor,), compute=acc)
-    shape = reduced_shape(x.shape, dims, keepdim)
-    return result.view(shape), cast(mean, x.dtype).view(shape)
-
-
-def _correction(value: Any) -> float:
-    return 1.0 if value is None else float(value)
-
-
-@aten("var.correction")
-def var(x: torch.Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> torch.Tensor:
-    return variance(x, dim, _correction(correction), keepdim, root=False)[0]
-
-
-@aten("std.correction")
-def std(x: torch.Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> torch.Tensor:
-    return variance(x, dim, _correction(correction), keepdim, root=True)[0]
-
-
-@aten("var_mean.correction")
-def var_mean(
-    x: torch.Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return variance(x, dim, _correction(correction), keepdim, root=False)
-
-
-@aten("std_mean.correction")
-def std_mean(
-    x: torch.Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return variance(x, dim, _correction(correction), keepdim, root=True)

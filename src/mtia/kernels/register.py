@@ -6,88 +6,32 @@ in-place overloads check, promote, allocate and call it.
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import torch
 
 from mtia import _C
 from mtia.host_runtime.untraced import untraced
-from mtia.kernels import (
-    activation_gradients,
-    complex_pairs,
-    convolution,
-    copy,
-    ctc,
-    decomposed,
-    derived,
-    distances,
-    fourier,
-    fused_attention,
-    gradient_scaling,
-    indexing,
-    linear_algebra,
-    loss,
-    matmul,
-    normalise,
-    optimizers,
-    pointwise,
-    pooling,
-    randoms,
-    reduce,
-    resample,
-    sampling,
-    scaled_mm,
-    scan,
-    segments,
-    sort,
-    special,
-    statistics,
-    unique,
-    weight_norm,
-)
-from mtia.kernels.registry import KERNELS
+from mtia.kernels import copy
+from mtia.kernels.registry import KERNELS, OWN
 
 FAMILIES = (
-    activation_gradients,
-    complex_pairs,
-    convolution,
-    copy,
-    ctc,
-    decomposed,
-    derived,
-    distances,
-    fused_attention,
-    gradient_scaling,
-    fourier,
-    indexing,
-    linear_algebra,
-    loss,
-    matmul,
-    normalise,
-    optimizers,
-    pointwise,
-    pooling,
-    randoms,
-    reduce,
-    resample,
-    sampling,
-    scaled_mm,
-    scan,
-    segments,
-    sort,
-    special,
-    statistics,
-    unique,
-    weight_norm,
-)
+    "activation_gradients complex_pairs convolution copy ctc decomposed derived distances fourier fused_attention "
+    "gradient_scaling indexing linear_algebra loss matmul normalise optimizers pointwise pooling randoms reduce "
+    "resample sampling scaled_mm scan segments sort special statistics unique variance weight_norm"
+).split()
+for _family in FAMILIES:  # each fills the tables as it is imported
+    import_module(f"mtia.kernels.{_family}")
 
-_library: torch.library.Library | None = None
+_libraries: list[torch.library.Library] = []
 
 
 def register_all() -> None:
-    global _library
-    if _library is not None:
+    if _libraries:
         return
-    library = torch.library.Library("aten", "IMPL", "MTIA")
-    for name, function in KERNELS.items():
-        library.impl(name, untraced(function))
+    for namespace, kernels in (("aten", KERNELS), ("mtia", OWN)):
+        library = torch.library.Library(namespace, "IMPL", "MTIA")
+        for name, function in kernels.items():
+            library.impl(name, untraced(function))
+        _libraries.append(library)
     _C.set_copy_kernel(untraced(copy.copy_strided))
-    _library = library

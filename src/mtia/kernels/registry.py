@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 KERNELS: dict[str, Callable[..., Any]] = {}
+OWN: dict[str, Callable[..., Any]] = {}
+"""Operators that `csrc/gradients.cpp` defines in the namespace mtia: what PyTorch has no operator for."""
 
 
 def aten(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -15,6 +17,17 @@ def aten(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         for name in names:
             assert name not in KERNELS, f"aten::{name} registered twice"
             KERNELS[name] = function
+        return function
+
+    return enter
+
+
+def own(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Serve the operator mtia::`name` with the decorated function."""
+
+    def enter(function: Callable[..., Any]) -> Callable[..., Any]:
+        assert name not in OWN, f"mtia::{name} registered twice"
+        OWN[name] = function
         return function
 
     return enter

@@ -1,4 +1,4 @@
-// The native executor: runs the instructions that engine/functional/assemble.py makes of a TileProgram, one program
+// The native executor: runs the instructions that engine/functional/assembly/ makes of a TileProgram, one program
 // instance after the other. Scalars and addresses are 64-bit registers; tiles are slots (pointers into an arena, or, for
 // a lent load, into device memory). Instructions are runs of int32 words: operation, length, operands; what each
 // operand is stands beside its handler. Every access is checked against the allocation of its pointer argument first.
