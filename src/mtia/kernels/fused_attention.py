@@ -40,6 +40,14 @@ def _rows(ptr, row, d, stride_s, stride_d, S, D: tl.constexpr, TYPE: tl.constexp
 
 
 @triton.jit
+def _block_of_head(S, H, BLOCK: tl.constexpr, INDEX: tl.constexpr):
+    """What this program works on: head of all (batch * H + head), batch, head, its first row of S."""
+    tiles = tl.cdiv(S, BLOCK)
+    unit = tl.program_id(0) // tiles
+    return unit, (unit // H).to(INDEX), (unit % H).to(INDEX), tl.program_id(0) % tiles * BLOCK
+
+
+@triton.jit
 def _scores(
     q, k, scale, bias_ptr, row, column, S_q, S_k, bias_q, bias_k, BIASED: tl.constexpr, CAUSAL: tl.constexpr
 ):  # fmt: skip
@@ -75,11 +83,8 @@ def mtia_attention_biased(
     INDEX: tl.constexpr,
 ):  # fmt: skip
     """BQ queries of one head: out = softmax(scale q k^T + bias) v, and log-sum-exp [B, H, S_q]."""
-    tiles = tl.cdiv(S_q, BQ)
-    unit = tl.program_id(0) // tiles
-    batch = (unit // H).to(INDEX)
-    head = (unit % H).to(INDEX)
-    row = tl.program_id(0) % tiles * BQ + tl.arange(0, BQ)
+    unit, batch, head, first = _block_of_head(S_q, H, BQ, INDEX)
+    row = first + tl.arange(0, BQ)
     d = tl.arange(0, BD)
     n = tl.arange(0, BN)
     q = _rows(q_ptr + batch * q_b + head * q_h, row, d, q_s, q_d, S_q, D, TYPE)
@@ -88,7 +93,7 @@ def mtia_attention_biased(
     acc = tl.full((BQ, BD), 0, tl.float32)
     stop = S_k
     if CAUSAL:
-        stop = min(S_k, tl.program_id(0) % tiles * BQ + BQ)
+        stop = min(S_k, first + BQ)
     for at in range(0, stop, BN):
         k = _rows(k_ptr + batch * k_b + head // G * k_h, at + n, d, k_s, k_d, S_k, D, TYPE)
         v = _rows(v_ptr + batch * v_b + head // G * v_h, at + n, d, v_s, v_d, S_k, D, TYPE)
@@ -113,11 +118,8 @@ def mtia_attention_delta(
     BQ: tl.constexpr, BD: tl.constexpr, D: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """delta [B, H, S_q]: the sum over D of out times its gradient, BQ queries of one head."""
-    tiles = tl.cdiv(S_q, BQ)
-    unit = tl.program_id(0) // tiles
-    batch = (unit // H).to(INDEX)
-    head = (unit % H).to(INDEX)
-    row = tl.program_id(0) % tiles * BQ + tl.arange(0, BQ)
+    unit, batch, head, first = _block_of_head(S_q, H, BQ, INDEX)
+    row = first + tl.arange(0, BQ)
     d = tl.arange(0, BD)
     o = _rows(o_ptr + batch * o_b + head * o_h, row, d, o_s, o_d, S_q, D, tl.float32)
     go = _rows(go_ptr + batch * go_b + head * go_h, row, d, go_s, go_d, S_q, D, tl.float32)
@@ -135,11 +137,8 @@ def mtia_attention_backward_queries(
     TYPE: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """The gradient of BQ queries of one head, over all keys that they see."""
-    tiles = tl.cdiv(S_q, BQ)
-    unit = tl.program_id(0) // tiles
-    batch = (unit // H).to(INDEX)
-    head = (unit % H).to(INDEX)
-    row = tl.program_id(0) % tiles * BQ + tl.arange(0, BQ)
+    unit, batch, head, first = _block_of_head(S_q, H, BQ, INDEX)
+    row = first + tl.arange(0, BQ)
     d = tl.arange(0, BD)
     n = tl.arange(0, BN)
     q = _rows(q_ptr + batch * q_b + head * q_h, row, d, q_s, q_d, S_q, D, TYPE)
@@ -148,24 +147,14 @@ def mtia_attention_backward_queries(
     acc = tl.full((BQ, BD), 0, tl.float32)
     stop = S_k
     if CAUSAL:
-        stop = min(S_k, tl.program_id(0) % tiles * BQ + BQ)
+        stop = min(S_k, first + BQ)
     for at in range(0, stop, BN):
         k = _rows(k_ptr + batch * k_b + head // G * k_h, at + n, d, k_s, k_d, S_k, D, TYPE)
         v = _rows(v_ptr + batch * v_b + head // G * v_h, at + n, d, v_s, v_d, S_k, D, TYPE)
         s = _scores(
-            q,
-            k,
-            scale,
-            bias_ptr + batch * bias_b + head * bias_h,
-            row,
-            at + n,
-            S_q,
-            S_k,
-            bias_q,
-            bias_k,
-            BIASED,
+            q, k, scale, bias_ptr + batch * bias_b + head * bias_h, row, at + n, S_q, S_k, bias_q, bias_k, BIASED,
             CAUSAL,
-        )
+        )  # fmt: skip
         p = tl.exp2(s - lse[:, None])
         gs = p * (tl.dot(go, tl.trans(v), input_precision="ieee") - delta[:, None])
         acc = tl.dot(gs.to(TYPE), k, acc, input_precision="ieee")
@@ -184,11 +173,7 @@ def mtia_attention_backward_keys(
     TYPE: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     """The gradients of BN keys and values of one KV head, over the queries of all its G heads that see them."""
-    tiles = tl.cdiv(S_k, BN)
-    unit = tl.program_id(0) // tiles
-    batch = (unit // (H // G)).to(INDEX)
-    kv_head = (unit % (H // G)).to(INDEX)
-    first = tl.program_id(0) % tiles * BN
+    _, batch, kv_head, first = _block_of_head(S_k, H // G, BN, INDEX)
     column = first + tl.arange(0, BN)
     d = tl.arange(0, BD)
     m = tl.arange(0, BQ)

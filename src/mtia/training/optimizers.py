@@ -11,7 +11,25 @@ from mtia.errors import BadProblem
 from mtia.kernels import embedding_rows as rows
 
 
-class RowwiseAdagrad(torch.optim.Optimizer):
+class _ByParameter(torch.optim.Optimizer):
+    """A step that updates one parameter after the other, each by `_update`."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                self._update(p, group)
+        return loss
+
+    def _update(self, p: torch.Tensor, group: dict[str, Any]) -> None:
+        raise NotImplementedError(f"{type(self).__name__} says how one parameter is updated")
+
+
+class RowwiseAdagrad(_ByParameter):
     """Adagrad with one moment a row (FBGEMM's EXACT_ROWWISE_ADAGRAD): moment += mean(g^2) over the row, then
     row -= lr * g / (sqrt(moment) + eps).
 
@@ -23,18 +41,7 @@ class RowwiseAdagrad(torch.optim.Optimizer):
     def __init__(self, params: Iterable[torch.Tensor], lr: float = 1e-2, eps: float = 1e-8) -> None:
         super().__init__(params, dict(lr=lr, eps=eps))
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                self._update(p, group["lr"], group["eps"])
-        return loss
-
-    def _update(self, p: torch.Tensor, rate: float, eps: float) -> None:
+    def _update(self, p: torch.Tensor, group: dict[str, Any]) -> None:
         gradient = getattr(p, "row_gradient", None)
         if gradient is None and p.grad is None:
             return
@@ -42,13 +49,13 @@ class RowwiseAdagrad(torch.optim.Optimizer):
             self.state[p]["moment"] = torch.zeros(p.shape[:1], dtype=torch.float32, device=p.device)
         moment = self.state[p]["moment"]
         if gradient is not None:
-            rows.rowwise_adagrad_(p, moment, gradient, rate=rate, eps=eps)
+            rows.rowwise_adagrad_(p, moment, gradient, rate=group["lr"], eps=group["eps"])
             p.row_gradient = None  # type: ignore[attr-defined]
             return
         assert p.grad is not None
         g = p.grad.float().reshape(p.shape[0], -1)
         moment += g.square().mean(1)
-        p.sub_((rate * g / (moment.sqrt() + eps).unsqueeze(1)).reshape(p.shape).to(p.dtype))
+        p.sub_((group["lr"] * g / (moment.sqrt() + group["eps"]).unsqueeze(1)).reshape(p.shape).to(p.dtype))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         super().zero_grad(set_to_none)
@@ -58,7 +65,7 @@ class RowwiseAdagrad(torch.optim.Optimizer):
                     p.row_gradient = None
 
 
-class Shampoo(torch.optim.Optimizer):
+class Shampoo(_ByParameter):
     """Shampoo (Gupta, Koren and Singer, 2018), with the step length of Adagrad (grafting; Anil et al., 2020).
 
     A gradient of two or more dims is seen as a matrix [m, n]. Each side of at most `largest` keeps its statistics
@@ -86,20 +93,9 @@ class Shampoo(torch.optim.Optimizer):
             raise BadProblem("Shampoo", argument="every", value=every, allowed="at least 1 step")
         super().__init__(params, dict(lr=lr, eps=eps, every=every, largest=largest, damping=damping, roots_on=roots_on))
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, group)
-        return loss
-
     def _update(self, p: torch.Tensor, group: dict[str, Any]) -> None:
-        assert p.grad is not None
+        if p.grad is None:
+            return
         state, g = self.state[p], p.grad.float()
         if not state:
             state["step"], state["squares"] = 0, torch.zeros_like(g)

@@ -81,14 +81,20 @@ def programs_per_chunk(plan: Plan) -> int:
     return max(1, min(CHUNK_ELEMENTS // plan.largest_held, CHUNK_MOST_ELEMENTS // plan.largest_tile))
 
 
-def _lendable(program: TileProgram) -> Iterator[int]:
-    """Loads used by multiplies of their own block alone, in blocks that do not write memory."""
+def users_of(program: TileProgram) -> dict[int, list[c.Command | None]]:
+    """Value id -> the commands that read it; None where a block yields it."""
     users: dict[int, list[c.Command | None]] = {}
     for command in program.commands:
         for operand in command.operands:
             users.setdefault(operand.id, []).append(command)
         for value in (v for block in command.blocks for v in block.yields):
             users.setdefault(value.id, []).append(None)
+    return users
+
+
+def _lendable(program: TileProgram) -> Iterator[int]:
+    """Loads used by multiplies of their own block alone, in blocks that do not write memory."""
+    users = users_of(program)
     for block in (program.body, *(b for command in program.commands for b in command.blocks)):
         if any(isinstance(command, _WRITES) for command in block.commands):
             continue

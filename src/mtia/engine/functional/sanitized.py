@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from mtia.engine.functional.interpreter import HANDLERS, Interpreter, Launch, held_mask
-from mtia.engine.functional.plan import Plan, host_threads, plan_of, programs_per_chunk
+from mtia.engine.functional.plan import Plan, host_threads, plan_of, programs_per_chunk, users_of
 from mtia.engine.native import library
 from mtia.errors import MtiaError, OutOfBoundsAccess, RaceBetweenInstances, UnalignedElement, UninitializedRead
 from mtia.program import commands as c
@@ -256,12 +256,7 @@ class SanitizedInterpreter(Interpreter):
 
 def moved_values(program: TileProgram) -> frozenset[int]:
     """Results of loads that nothing but stores of their own block uses."""
-    users: dict[int, list[c.Command | None]] = {}
-    for command in program.commands:
-        for operand in command.operands:
-            users.setdefault(operand.id, []).append(command)
-        for value in (v for block in command.blocks for v in block.yields):
-            users.setdefault(value.id, []).append(None)
+    users = users_of(program)
     moved = set()
     for block in (program.body, *(b for command in program.commands for b in command.blocks)):
         stores = [command for command in block.commands if isinstance(command, c.Store)]
