@@ -88,3 +88,14 @@ def test_unknown_chip_is_named_on_first_use():
 def test_modules_that_inductor_imports(module):
     done = python(f"import mtia.host_runtime.torch_mtia.{module} as m; print(m.__name__)")
     assert done.returncode == 0, done.stderr
+
+
+def test_a_process_may_end_right_after_a_backward_pass():
+    """With the interpreter's lock kept until the end, as a busy machine keeps it: half of such processes aborted."""
+    code = (
+        "import sys, torch; x = torch.ones(8, device='mtia', requires_grad=True); y = (x * x).sum();"
+        "sys.setswitchinterval(30); torch.autograd.grad(y, x)"
+    )
+    for _ in range(3):
+        done = python(code)
+        assert done.returncode == 0, done.stderr

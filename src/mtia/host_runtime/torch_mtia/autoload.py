@@ -5,6 +5,7 @@ Only the small C++ library is loaded here. Chips, kernels and Triton wait for th
 
 from __future__ import annotations
 
+import atexit
 import warnings
 from typing import Any
 
@@ -44,6 +45,7 @@ def load() -> None:
     _C.install_allocators()
     _C.register_profiler()
     patches.install()
+    atexit.register(_C.settle_gradients)
     _registered = True
 
 

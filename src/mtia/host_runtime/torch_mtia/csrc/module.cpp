@@ -11,6 +11,7 @@
 #include "device_memory.h"
 #include "fallback.h"
 #include "generator.h"
+#include "gradients.h"
 #include "kernels.h"
 #include "profiler.h"
 #include "runtime.h"
@@ -168,6 +169,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("reserved", [](int index) { return arena(index).reserved(); }, "Bytes of address space of a device's memory.");
 
   m.def("set_capturing", &set_capturing);
+  m.def("settle_gradients", &settle_gradients, py::call_guard<py::gil_scoped_release>(),
+        "Wait until autograd's threads hold no result of a backward pass.");
 
   m.def("philox_seed_offset", &philox_seed_offset, py::arg("generator_or_device_index"), py::arg("increment"),
         "(seed, offset) for a kernel that draws `increment` numbers a thread; advances the generator.");
