@@ -19,7 +19,7 @@ from mtia.quantization.migration import migrate
 from mtia.quantization.plan import Plan
 from mtia.quantization.recipe import RECIPES, Prepared, Recipe, apply, shaped
 from mtia.quantization.schemes import scheme_named
-from mtia.quantization.search import Choice, allotted, search
+from mtia.quantization.search import Choice, allotted, by_kind, search
 from mtia.quantization.sensitivity import sensitivities
 
 FULL = Recipe(plan=Plan.of({"lm_head": "bf16", "*": "int8"}), migrate=0.5, shift=True, compensate=True,
@@ -195,8 +195,17 @@ def test_choices_are_taken_by_most_saved_for_a_multiply() -> None:
     assert {n: c.n_wide for n, c in allotted(choices, 18, least_nats=1.5).items()} == {"a": 0, "b": 9}
 
 
-def test_search_keeps_the_share_and_lowers_the_divergence() -> None:
-    found = search(model(), "mx4", tokens(4), run, low_frac=0.8)
+def test_kinds_add_up_their_layers() -> None:
+    held = [Choice(n_wide=n, n_mac_wide=2.0 * n, divergence_nats=1.0 - n) for n in (0, 1)]
+    kinds = by_kind({"a.0.up": held, "a.1.up": held, "head": held})
+    assert list(kinds) == ["*.up", "head"] and kinds["head"] == held
+    assert [(c.n_wide, c.n_mac_wide, c.divergence_nats) for c in kinds["*.up"]] == [(0, 0, 2), (1, 4, 0)]
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_search_keeps_the_share_and_lowers_the_divergence(alike: bool) -> None:
+    found = search(model(), "mx4", tokens(4), run, low_frac=0.8, alike=alike)
+    assert all(("*" in pattern) == alike for pattern in found.recipe.wide if pattern != "lm_head")
     assert 0.8 <= found.low_frac < 1 and found.divergence_nats < found.plain_nats
     assert found.recipe.made["low_frac"] == pytest.approx(found.low_frac, abs=1e-3)
     apply(found.recipe, model(), run)

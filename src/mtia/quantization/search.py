@@ -1,8 +1,8 @@
 """The best mixed plan for a share of low-precision work: which layers, and which inputs of a layer, stay wide.
 
-Every layer has the choices none, some inputs (WIDTHS) or all of it in the model's own type. What a choice saves is
-measured (sensitivity.py), what it costs is its multiplies; choices are taken by most saved for a multiply, as long as
-the share of low multiplies allows.
+Every layer (or kind of layer) has the choices none, some inputs (WIDTHS) or all of it in the model's own type. What a
+choice saves is measured (sensitivity.py), what it costs is its multiplies; choices are taken by most saved for a
+multiply, as long as the share of low multiplies allows.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ class Found:
 
 def search(
     model: nn.Module, scheme: str, tokens: torch.Tensor, run: Run, *, low_frac: float = 0.95, strength: float = 0.0,
-    seed: int = 0, say: Callable[[str], None] = lambda text: None,
+    alike: bool = True, seed: int = 0, say: Callable[[str], None] = lambda text: None,
 ) -> Found:  # fmt: skip
     """The recipe for `scheme` in every linear layer but what stays wide; `low_frac` of multiplies are low at least.
 
     `model`: on the host, migrated in place; `run` feeds it the examples that everything is calibrated by, `tokens`
-    int64 [windows, length] are those that sensitivities are measured on. `strength`: of migration.
+    int64 [windows, length] are those that sensitivities are measured on. `strength`: of migration. `alike`: layers of
+    one kind take the same choice, so that they share compiled code; else each layer its own.
     Raises BadProblem for a fraction outside 0..1 and an unknown scheme.
     """
     if not 0 <= low_frac <= 1:
@@ -75,10 +76,28 @@ def search(
         choices[name].append(
             Choice(n_wide=layer.in_features, n_mac_wide=layer.in_features * layer.out_features, divergence_nats=0.0)
         )
+    if alike:
+        choices = by_kind(choices)
     n_mac = sum(c[-1].n_mac_wide for c in choices.values())
     plain_nats = sum(held[0].divergence_nats for held in choices.values())
     taken = allotted(choices, (1 - low_frac) * n_mac, least_nats=LEAST_SAVED_FRAC * plain_nats)
     return _found(scheme, strength, taken, choices, n_mac)
+
+
+def by_kind(choices: Mapping[str, list[Choice]]) -> dict[str, list[Choice]]:
+    """Choices added up over the layers whose names end alike, by a pattern that matches them: *.down_proj."""
+    kinds: dict[str, list[list[Choice]]] = {}
+    for name, held in choices.items():
+        _, dot, own = name.rpartition(".")
+        kinds.setdefault(f"*.{own}" if dot else own, []).append(held)
+    return {
+        pattern: [
+            Choice(n_wide=same[0].n_wide, n_mac_wide=sum(c.n_mac_wide for c in same),
+                   divergence_nats=sum(c.divergence_nats for c in same))
+            for same in zip(*held, strict=True)
+        ]
+        for pattern, held in kinds.items()
+    }  # fmt: skip
 
 
 def allotted(
@@ -117,4 +136,4 @@ def _found(
     return Found(recipe=recipe, divergence_nats=estimate, plain_nats=plain, low_frac=low_frac)
 
 
-__all__ = ["WIDTHS", "Choice", "Found", "allotted", "search"]
+__all__ = ["WIDTHS", "Choice", "Found", "allotted", "by_kind", "search"]

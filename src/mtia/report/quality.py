@@ -30,6 +30,7 @@ from mtia.quantization.recipe import RECIPES, Recipe
 
 BASELINE = "bf16"
 BEST = "best:"
+FILE = ".json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +107,7 @@ class Subject(ABC):
                 known = sorted(BEST + p.stem.removeprefix(f"{self.name}-") for p in RECIPES.glob(f"{self.name}-*.json"))
                 raise BadProblem("quality", argument="plan", value=text, allowed=f"known: {', '.join(known) or 'none'}")
             return Recipe.load(path)
-        if text.endswith(".json"):
+        if text.endswith(FILE):
             return Recipe.load(Path(text))
         return Recipe(plan=Plan.of(text if "=" in text else {**self.kept, "*": text}))
 
@@ -119,14 +120,14 @@ def study(
     rows: list[Row] = []
     recipes = {text: subject.recipe_of(text) for text in dict.fromkeys((BASELINE, *plans))}
     for text, recipe in recipes.items():
-        row, begin_s = Row(plan=text), perf_counter()
+        row, begin_s = Row(plan=Path(text).stem if text.endswith(FILE) else text), perf_counter()
         subject.score(recipe, row, check=check)
         scored_s = perf_counter()
         if timed:
             row.speeds = on_chips(subject, recipe, specs)
-        row.wall_s = perf_counter() - begin_s
-        say(f"{text}: {subject.loss} {row.loss_frac:+.2%}; {scored_s - begin_s:.0f} s for its quality, "
-            f"{row.wall_s - scored_s + begin_s:.0f} s for its time")  # fmt: skip
+        row.wall_s, score_s = perf_counter() - begin_s, scored_s - begin_s
+        say(f"{text}: {subject.loss} {row.loss_frac:+.2%} +- {row.loss_error_frac:.2%}; "
+            f"{score_s:.0f} s for its quality, {row.wall_s - score_s:.0f} s for its time")  # fmt: skip
         rows.append(row)
     return Study(title=subject.title, scored=subject.scored, unit=subject.unit, loss=subject.loss, rows=rows)
 

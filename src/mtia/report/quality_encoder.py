@@ -114,8 +114,8 @@ class Encoder(Subject):
         cosine = (found * base).sum(1)
         row.loss_frac, row.loss_error_frac = float(1 - cosine.mean()), standard_error(cosine)
         row.figures = {
-            "cosine": float(cosine.mean()), "least_cosine": float(cosine.min()),
-            "rank_agreement": rank_agreement(found, base), "same_nearest_frac": same_nearest(found, base),
+            "cosine": float(cosine.mean()), "least": float(cosine.min()),
+            "rank": rank_agreement(found, base), "nearest_frac": same_nearest(found, base),
         }  # fmt: skip
         if checked is not None:
             row.figures["device_off"] = float((checked - found[:check]).abs().max())

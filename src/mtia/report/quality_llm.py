@@ -20,7 +20,7 @@ from mtia.quantization.search import Found, search
 from mtia.report import compare, generate, smollm2, text
 from mtia.report.quality import Row, Speed, Subject, describe
 
-CALIBRATION_TOKENS = 4096
+CALIBRATION_TOKENS = 2048
 SENSITIVITY_TOKENS = 1024
 PROMPT_TOKENS = 256
 
@@ -80,8 +80,8 @@ class Llm(Subject):
         row.loss_error_frac = standard_error(added) * (1 + row.loss_frac)
         row.figures = {
             "perplexity": float(found.nll.mean().exp()),
-            "divergence_nats": 0.0 if found.divergence is None else float(found.divergence.mean()),
-            "same_token_frac": float((found.choices == base.choices).float().mean()),
+            "kl_nats": 0.0 if found.divergence is None else float(found.divergence.mean()),
+            "same_frac": float((found.choices == base.choices).float().mean()),
         }
         if checked is not None:
             row.figures["device_off_nats"] = float((checked - found.nll[0, : check - 1]).mean())

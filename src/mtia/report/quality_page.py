@@ -19,7 +19,7 @@ NOTE = (
 
 def headings(study: Study) -> tuple[str, ...]:
     names = (name.removesuffix("_frac").replace("_", " ") for name in study.rows[-1].figures)
-    return ("plan", "loss", "std error", *names, "work low", "linears", "memory")
+    return ("plan", "loss", "std error", *names, "work low", "memory")
 
 
 def cells(study: Study, row: Row) -> tuple[str, ...]:
@@ -28,8 +28,7 @@ def cells(study: Study, row: Row) -> tuple[str, ...]:
     figures = (_figure(name, row.figures[name]) if name in row.figures else "-" for name in study.rows[-1].figures)
     return (
         row.plan, "-" if is_base else f"{row.loss_frac:+.2%}", "-" if is_base else f"{row.loss_error_frac:.2%}",
-        *figures, f"{row.low_frac:.1%}", format_si(row.linear_bytes, "B"),
-        format_si(row.memory_bytes, "B"),
+        *figures, f"{row.low_frac:.1%}", format_si(row.memory_bytes, "B"),
     )  # fmt: skip
 
 
