@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mtia.report.unit_options import Again, Jobs, JournalFile, forget, write_page
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -24,10 +26,10 @@ JOURNAL = Path("out/conformance/results.jsonl")
 def conformance(
     operators: Annotated[list[str] | None, typer.Argument(help="OpInfo's names, wildcards; default all.")] = None,
     dtype: Annotated[str, typer.Option(help="Only these, by commas.")] = "float32,bfloat16,float16,int32,int64",
-    jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
+    jobs: Jobs = 2,
     limit_s: Annotated[float, typer.Option(min=1, help="Seconds for one operator in one dtype.")] = 300.0,
-    journal: Annotated[Path, typer.Option(help="Results so far: what is in it is not run again.")] = JOURNAL,
-    again: Annotated[str, typer.Option(help="Run again: 'failed' (all but passed), 'all', or nothing.")] = "",
+    journal: JournalFile = JOURNAL,
+    again: Again = "",
     report: Annotated[Path | None, typer.Option(help="Write the page of results (docs/support.md).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Counts and results as JSON on stdout.")] = False,
 ) -> None:  # fmt: skip
@@ -45,30 +47,16 @@ def conformance(
     console = Console(stderr=True)
     wanted = units(tuple(dtype.split(",")), operators or ())
     kept = Journal(journal)
-    _forget(kept, wanted, again)
+    forget(kept, wanted, again, passed=_passed, command="mtia conformance")
     known = kept.read()
     _run([unit for unit in wanted if unit not in known], kept, jobs, limit_s, console)
     found = support.Support({unit: r for unit, r in kept.read().items() if unit in set(wanted)})
-    if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(support.markdown(found, wanted), encoding="utf-8")
-        console.print(f"wrote {report}")
+    write_page(report, lambda: support.markdown(found, wanted), console)
     if as_json:
         print(json.dumps(_json(found), indent=1))
     else:
         _print(found, Console())
     sys.exit(0 if all(_passed(r) for r in found.results.values()) else 1)
-
-
-def _forget(journal, wanted: list[Unit], again: str) -> None:
-    from mtia.errors import BadProblem
-
-    if again not in ("", "failed", "all"):
-        raise BadProblem("mtia conformance", argument="--again", value=again, allowed="'failed' or 'all'")
-    known = journal.read()
-    stale = [u for u in wanted if u in known and (again == "all" or (again and not _passed(known[u])))]
-    if stale:
-        journal.forget(stale)
 
 
 def _passed(result: Result) -> bool:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mtia.report.unit_options import Again, Jobs, JournalFile, forget, write_page
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -23,10 +25,10 @@ JOURNAL = Path("out/models/results.jsonl")
 def models(
     names: Annotated[list[str] | None, typer.Argument(help="Architectures, wildcards; default all.")] = None,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16; several by commas.")] = "float32",
-    jobs: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 2,
+    jobs: Jobs = 2,
     limit_s: Annotated[float, typer.Option(min=1, help="Seconds for one architecture in one dtype.")] = 900.0,
-    journal: Annotated[Path, typer.Option(help="Results so far: what is in it is not run again.")] = JOURNAL,
-    again: Annotated[str, typer.Option(help="Run again: 'failed' (all but passed), 'all', or nothing.")] = "",
+    journal: JournalFile = JOURNAL,
+    again: Again = "",
     report: Annotated[Path | None, typer.Option(help="Write the page of results (docs/models.md).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Results as JSON on stdout.")] = False,
 ) -> None:  # fmt: skip
@@ -39,44 +41,32 @@ def models(
 
     from mtia.architectures import page
     from mtia.architectures.configs import ARCHITECTURES
-    from mtia.architectures.result import Outcome, Result
+    from mtia.architectures.result import Result
     from mtia.architectures.units import units
     from mtia.conformance.journal import Journal
 
     console = Console(stderr=True)
     wanted = units(names or (), tuple(dtype.split(",")))
     kept = Journal(journal, Result)
-    _forget(kept, wanted, again)
+    forget(kept, wanted, again, passed=_passed, command="mtia models")
     known = kept.read()
     _run([unit for unit in wanted if unit not in known], kept, jobs, limit_s, console)
     known = kept.read()
     found = {unit: known[unit] for unit in wanted}
-    if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(page.markdown(found, list(ARCHITECTURES)), encoding="utf-8")
-        console.print(f"wrote {report}")
+    write_page(report, lambda: page.markdown(found, list(ARCHITECTURES)), console)
     if as_json:
         print(json.dumps([r.to_json() for r in found.values()], indent=1))
     else:
         _print(list(found.values()), Console())
-    sys.exit(0 if all(r.outcome is Outcome.PASS for r in found.values()) else 1)
+    sys.exit(0 if all(_passed(r) for r in found.values()) else 1)
 
 
-def _forget(journal: Journal[Result], wanted: list[Unit], again: str) -> None:
-    from mtia.architectures.result import Outcome
-    from mtia.errors import BadProblem
-
-    if again not in ("", "failed", "all"):
-        raise BadProblem("mtia models", argument="--again", value=again, allowed="'failed' or 'all'")
-    known = journal.read()
-    stale = [u for u in wanted if u in known and (again == "all" or (again and known[u].outcome is not Outcome.PASS))]
-    if stale:
-        journal.forget(stale)
+def _passed(result: Result) -> bool:
+    return result.outcome == "pass"
 
 
 def _run(todo: list[Unit], journal: Journal[Result], jobs: int, limit_s: float, console: Console) -> None:
     from mtia.architectures import result
-    from mtia.architectures.result import Outcome
     from mtia.conformance.runner import Answers, run
 
     if not todo:
@@ -87,7 +77,7 @@ def _run(todo: list[Unit], journal: Journal[Result], jobs: int, limit_s: float, 
         nonlocal done
         done += 1
         journal.add(found)
-        why = "" if found.outcome is Outcome.PASS else f": {found.error or ', '.join(found.fallbacks)}"
+        why = "" if _passed(found) else f": {found.error or ', '.join(found.fallbacks)}"
         line = f"{done}/{len(todo)} {found.outcome.value:8} {found.unit} {found.wall_s:.0f} s{why}"
         console.print(line, markup=False, highlight=False)
 

@@ -37,7 +37,11 @@ def random_program_bits() -> dict[str, str]:
     run = interpreter.run if knobs.get().interpret else executor.run
 
     @settings(
-        max_examples=N_RANDOM, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+        max_examples=N_RANDOM,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
     )
     @given(programs())
     def sample(case) -> None:
