@@ -25,6 +25,7 @@ ROW_FORMATS = {"int8": torch.int8, "fp8e4m3": torch.float8_e4m3fn, "fp8e5m2": to
 WIDE_FORMATS = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 BLOCK_FORMATS = {f.name: f for f in (b.MX4, b.MX8, b.MX8S, b.MXFP8_E5M2, b.MXFP4)}
 FORMATS = (*WIDE_FORMATS, *ROW_FORMATS, *BLOCK_FORMATS)
+OCP_FORMS = {"e2m3": b.MXFP6_E2M3, "e3m2": b.MXFP6_E3M2, "mxint8": b.MXINT8}
 M, N, K = 24, 40, 160
 
 
@@ -150,13 +151,16 @@ def test_mtia300_unpacks_mx_on_its_cores() -> None:
     assert "unpacked on the cores to bf16" in str(contract_of(load("mtia300"), "mx4"))
 
 
-@pytest.mark.parametrize(("form", "block"), [("int8", 0), ("e4m3", 0), ("e4m3", 16), ("e2m1", 16)])
+@pytest.mark.parametrize(
+    ("form", "block"), [("int8", 0), ("e4m3", 0), ("e4m3", 16), ("e2m1", 16), *((f, 32) for f in OCP_FORMS)]
+)
 @pytest.mark.parametrize("chip", ["mtia200", "mtia400"])
 def test_narrow_weights_are_widened_exactly(form: str, block: int, chip: str) -> None:
     """Every code of the weights, on chips with and without the format."""
     codes = torch.arange(N * K, dtype=torch.int32).remainder(256).to(torch.uint8).view(N, K)
     if form == "e4m3":
         codes = torch.where(codes & 127 == 127, 0, codes).to(torch.uint8)  # NaN is the scale's to say
+    codes = codes & 63 if form in ("e2m3", "e3m2") else codes
     packed = codes[:, : K // 2].contiguous() if form == "e2m1" else codes
     scale = torch.randint(120, 134, (N, K // block), dtype=torch.uint8) if block else numbers(N, 1, 3).abs()
     x = numbers(M, K, 4).to(torch.bfloat16)
@@ -165,6 +169,8 @@ def test_narrow_weights_are_widened_exactly(form: str, block: int, chip: str) ->
         multiply_unpacked(*(t.to("mtia") for t in (x, packed, scale)), None, out, form=form, block=block)
     if form == "int8":
         wide = packed.view(torch.int8).double().numpy()
+    elif form in OCP_FORMS:
+        wide = b.decode_elements(packed.numpy(), OCP_FORMS[form])
     elif form == "e4m3":
         wide = packed.view(torch.float8_e4m3fn).double().numpy()
     else:

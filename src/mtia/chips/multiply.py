@@ -96,6 +96,18 @@ def software_cost(spec: ChipSpec, fmt: str) -> str:
     )
 
 
+def refused_rounding(spec: ChipSpec, *, what: str) -> UnsupportedDtype:
+    """The error for stochastic rounding on a chip whose SIMD engine or SFU rounds to nearest alone."""
+    have = next((s for s in generations() if s.pe.sfu.stochastic_rounding), None)
+    lanes = spec.grid.n_pes * spec.pe.cores.vector_cores * spec.pe.cores.vector_bytes_per_cycle / 4
+    return UnsupportedDtype(
+        what, chip=spec.name, dtype="stochastic rounding", supported=["nearest-even"],
+        since="" if have is None else have.title,
+        software="In software: mtia.numerics.blocks.quantise on the host, or random bits drawn, added and cut off by a "
+        f"kernel of your own, some 30 passes of the vector cores ({lanes * spec.clock_hz / 1e12:.2g} T lanes/s).",
+    )  # fmt: skip
+
+
 SPARSE = "2:4 sparse weights"
 
 

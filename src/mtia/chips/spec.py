@@ -112,6 +112,7 @@ class SfuSpec:
     gather_elements_per_cycle: int
     startup_cycles: int  # per command
     exp_elements_per_cycle: int | None = None  # exponentials (softmax, attention, gates) on a unit of their own
+    stochastic_rounding: bool = False  # conversions that round by chance
     free_conversion: bool = False  # float formats convert on the way, without a pass of their own
     radix_sort_elements_per_cycle: int | None = None  # through one 8-bit digit, there and back; none: no radix sort
 

@@ -159,11 +159,19 @@ def mtia_matmul_blocks(
 
 @triton.jit
 def _wide(codes, FORMAT: tl.constexpr):
-    """bfloat16 numbers of int8, e4m3 or (one a byte) e2m1 codes, exactly, on any chip: a code's exponent and mantissa
-    are moved to where bfloat16 keeps them, and a power of two mends the bias."""
+    """bfloat16 numbers of int8, MXINT8, e4m3 or (one a byte) e2m1, e2m3 and e3m2 codes, exactly, on any chip: a code's
+    exponent and mantissa are moved to where bfloat16 keeps them, and a power of two mends the bias."""
     if FORMAT == "int8":
         return codes.to(tl.int8, bitcast=True).to(tl.bfloat16)
+    if FORMAT == "mxint8":
+        return codes.to(tl.int8, bitcast=True).to(tl.bfloat16) * tl.full([], 2.0**-6, tl.bfloat16)
     bits = codes.to(tl.int16)
+    if FORMAT == "e2m3":
+        moved = ((bits & 31) << 4) | ((bits & 32) << 10)
+        return moved.to(tl.bfloat16, bitcast=True) * tl.full([], 2.0**126, tl.bfloat16)
+    if FORMAT == "e3m2":
+        moved = ((bits & 31) << 5) | ((bits & 32) << 10)
+        return moved.to(tl.bfloat16, bitcast=True) * tl.full([], 2.0**124, tl.bfloat16)
     if FORMAT == "e4m3":
         moved = ((bits & 127) << 4) | ((bits & 128) << 8)
         return moved.to(tl.bfloat16, bitcast=True) * tl.full([], 2.0**120, tl.bfloat16)
@@ -320,7 +328,7 @@ def multiply_unpacked(
     form: str,
     block: int,
 ) -> None:
-    """out = x @ wide(w).T + bias: x bfloat16 [M, K], w bytes [N, K] (int8, e4m3) or [N, K / 2] (e2m1 pairs)."""
+    """out = x @ wide(w).T + bias: x bfloat16 [M, K], w bytes [N, K], of e2m1 [N, K / 2]; `form` as `_wide` has it."""
     (M, K), N = x.shape, w.shape[0]
     flags = dict(
         FORMAT=form,

@@ -211,11 +211,16 @@ def quantise(
         scales = encode((finite / fmt.largest / tensor).astype(np.float32), FP8_E4M3, saturate=True)
     else:
         tensor, scales = 1.0, scale_exponents(largest, fmt)
-    factors = scale_values(scales, fmt)[:, None, :, None] * tensor
+    factors = (scale_values(scales, fmt)[:, None, :, None] * tensor).astype(_arithmetic(fmt))
     with np.errstate(invalid="ignore", divide="ignore"):
-        scaled = np.where(factors == 0, 0.0, blocks.astype(np.float64) / factors)
+        scaled = np.where(factors == 0, 0.0, blocks.astype(factors.dtype) / factors)
     codes = encode_elements(np.nan_to_num(scaled, nan=0.0), fmt, random=random)
     return BlockTensor(codes=codes.reshape(x_RC.shape), scales=scales, fmt=fmt, tensor_scale=tensor)
+
+
+def _arithmetic(fmt: BlockFormat) -> type:
+    """What elements are divided in: powers of two divide exactly, other scales in float32, as a kernel does."""
+    return np.float32 if fmt.scale is ScaleKind.E4M3 else np.float64
 
 
 def _as_blocks(x_RC: np.ndarray, fmt: BlockFormat) -> np.ndarray:

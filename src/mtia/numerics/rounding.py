@@ -71,7 +71,7 @@ def _whole_steps(
     if random is None:
         raise ValueError("stochastic rounding draws random bits: give random=np.random.default_rng(seed)")
     drawn = random.integers(0, 1 << n_random_bits, size=steps.shape) / (1 << n_random_bits)
-    return np.floor(steps + drawn)
+    return np.copysign(np.floor(steps + drawn), steps)  # what becomes zero keeps its sign
 
 
 def _least(fmt: FloatFormat | IntegerFormat) -> float:

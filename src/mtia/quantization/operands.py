@@ -102,9 +102,15 @@ def product_of_wide(
     if x.device.type != _DEVICE:
         return _added(x.double() @ numbers(w, w_scale, scheme.weight, block).T, bias).to(dtype)
     out = torch.empty((x.shape[0], w.shape[0]), dtype=dtype, device=x.device)
-    form = "int8" if scheme.weight == "int8" else "e2m1" if block and block.element is FP4_E2M1 else "e4m3"
+    form = scheme.weight if block is None else _FORMS[block.element.name]
+    form = "e4m3" if form == "fp8" else form
     multiply_unpacked(x, w.view(torch.uint8), w_scale, bias, out, form=form, block=block.cols if block else 0)
     return out
+
+
+_FORMS = {
+    "fp4e2m1": "e2m1", "fp6e2m3": "e2m3", "fp6e3m2": "e3m2", "fp8e4m3": "e4m3", "mxint8": "mxint8",
+}  # fmt: skip
 
 
 def _added(wide: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:

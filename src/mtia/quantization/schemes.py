@@ -8,6 +8,7 @@ mx8, mx8s, mx4            both in blocks of 16 under an exponent (MTIA 400 and l
 mxfp8, mxfp4              OCP's blocks of 32, for comparison
 mx4-mx8       MX4 weights, MX8 activations
 int8-weight, fp8-weight, mx8-weight, mx4-weight   weights alone, widened to bfloat16 as they are multiplied
+mxint8-weight, mxfp6e2m3-weight, mxfp6e3m2-weight OCP's, alike, on every chip; FP6 takes a byte an element
 """
 
 from __future__ import annotations
@@ -15,7 +16,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mtia.errors import BadProblem, did_you_mean
-from mtia.numerics.blocks import MX4, MX8, MX8S, MXFP4, MXFP8_E4M3, BlockFormat, ScaleRule
+from mtia.numerics.blocks import (
+    BLOCK_FORMATS,
+    MX4,
+    MX8,
+    MX8S,
+    MXFP4,
+    MXFP6_E2M3,
+    MXFP6_E3M2,
+    MXFP8_E4M3,
+    MXINT8,
+    BlockFormat,
+    ScaleRule,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +72,12 @@ def _block(fmt: str, rule: ScaleRule) -> BlockFormat | None:
     return None if block is None else block.with_(rule=rule)
 
 
-_BLOCKS = {"mx4": MX4, "mx8": MX8, "mx8s": MX8S, "mxfp8": MXFP8_E4M3, "mxfp4": MXFP4}
+_BLOCKS = {
+    "mx4": MX4, "mx8": MX8, "mx8s": MX8S, "mxfp8": MXFP8_E4M3, "mxfp4": MXFP4, "mxint8": MXINT8,
+    "mxfp6e2m3": MXFP6_E2M3, "mxfp6e3m2": MXFP6_E3M2,
+}  # fmt: skip
 _BOTH = ("int8", "fp8", "mx8", "mx8s", "mx4", "mxfp8", "mxfp4")
-_WEIGHT_ONLY = ("int8", "fp8", "mx8", "mx4")
+_WEIGHT_ONLY = ("int8", "fp8", "mx8", "mx4", "mxint8", "mxfp6e2m3", "mxfp6e3m2")
 SCHEMES: dict[str, Scheme] = {
     s.name: s
     for s in (
@@ -83,14 +99,23 @@ def scheme_named(name: str) -> Scheme:
     if base not in SCHEMES or (rule and rule not in set(ScaleRule)):
         raise BadProblem(
             "quantisation", argument="format", value=name,
-            allowed=f"known: {', '.join(SCHEMES)}; with :{', :'.join(ScaleRule)} for a rule of block scales."
-            f"{did_you_mean(base, SCHEMES)}",
+            allowed=f"{_no_engine(base)}known: {', '.join(SCHEMES)}; with :{', :'.join(ScaleRule)} for a rule of block "
+            f"scales.{did_you_mean(base, SCHEMES)}",
         )  # fmt: skip
     scheme = SCHEMES[base]
     if not rule:
         return scheme
     return Scheme(name=name, weight=scheme.weight, activation=scheme.activation, static=scheme.static,
                   rule=ScaleRule(rule))  # fmt: skip
+
+
+def _no_engine(base: str) -> str:
+    """What to do with a format that numerics/ has and no layer multiplies in."""
+    if base == "nvfp4":
+        return "a layer has no place for the tensor's own scale; use kernels.quantise_mx and F.scaled_mm; "
+    if base in BLOCK_FORMATS and f"{base}-weight" in SCHEMES:
+        return f"no generation's engine multiplies it, so weights alone: {base}-weight; "
+    return ""
 
 
 __all__ = ["SCHEMES", "Scheme", "scheme_named"]
