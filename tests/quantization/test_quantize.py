@@ -13,6 +13,7 @@ import mtia
 from mtia import knobs
 from mtia.engine.functional import executor
 from mtia.errors import BadProblem, UnsupportedDtype
+from mtia.quantization.cache import KeyValueCache
 from mtia.quantization.linear import QuantisedLinear
 from mtia.quantization.plan import Plan
 from mtia.quantization.quantize import calibrate, summary
@@ -146,6 +147,38 @@ def test_compiled_is_eager() -> None:
         model = mtia.quantize(nn.Sequential(layer(), nn.ReLU(), nn.Linear(48, 32)).to("mtia"), "mx8")
         x = inputs().to("mtia")
         assert torch.equal(torch.compile(model)(x).cpu(), model(x).cpu())
+
+
+REFUSED = ("fp8", "mx8", "mx8s", "mx4", "mxfp8", "mxfp4", "mx4-mx8")
+"""Schemes with formats that MTIA 100 and 200 neither multiply nor convert to."""
+
+
+@pytest.mark.parametrize("chip", ["mtia100", "mtia200"])
+@pytest.mark.parametrize("name", [n for n in LOW if n != "fp8-weight"])
+def test_older_chips_run_a_scheme_or_say_why_not(name: str, chip: str) -> None:
+    host = quantised(name, layer())
+    with mtia.use(chip), torch.no_grad():
+        model, x = copy.deepcopy(host).to("mtia"), inputs().to("mtia")
+        if name in REFUSED:
+            said = rf"{chip} has no (fp8|mx4|mx8).*since MTIA (300|400)\. In software: keep .* [\d.]+ T/s elements.* multiply at"
+            with pytest.raises(UnsupportedDtype, match=said):
+                model(x)
+        else:
+            torch.testing.assert_close(model(x).cpu(), host(inputs()), atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("chip", ["mtia100", "mtia200"])
+def test_older_chips_refuse_scaled_products_and_8_bit_caches(chip: str) -> None:
+    said = rf"{chip} has no fp8; it supports bf16, fp16, int8\. fp8 is supported since MTIA 300\. In software: keep fp8"
+    with mtia.use(chip):
+        x = torch.zeros(32, 32, dtype=torch.uint8, device="mtia").view(torch.float8_e4m3fn)
+        one = torch.ones(1, device="mtia")
+        with pytest.raises(UnsupportedDtype, match=said):
+            torch._scaled_mm(x, x.t(), one, one, out_dtype=torch.bfloat16)
+        cache = KeyValueCache(batch=1, heads=1, tokens=4, head_dim=16)
+        k = torch.zeros(1, 1, 2, 16, device="mtia")
+        with pytest.raises(UnsupportedDtype, match=said):
+            cache.update(k, k)
 
 
 def test_errors_name_what_is_known() -> None:

@@ -91,8 +91,8 @@ def software_cost(spec: ChipSpec, fmt: str) -> str:
     have = next((s for s in generations() if fmt in s.pe.dpe.mac_per_cycle), None)
     there = f", {have.title} {format_flops(have.peak_flop_per_s(fmt))} in {fmt}" if have else ""
     return (
-        f"In software: keep {fmt} for storage and unpack to {UNPACKED} on the vector cores (mtia.quantize with "
-        f"weight_only), then multiply at {format_flops(peak)}{there}."
+        f"In software: keep {fmt} for storage and unpack to {UNPACKED} on the vector cores (mtia.quantize with a "
+        f"-weight scheme; {_unpack_rate(spec)} elements), then multiply at {format_flops(peak)}{there}."
     )
 
 
@@ -123,6 +123,13 @@ def refused_sparse(spec: ChipSpec, dtype: str, *, what: str) -> UnsupportedDtype
         what, chip=spec.name, dtype=f"{SPARSE} in {dtype}", supported=[f"dense {t}" for t in spec.pe.dpe.mac_per_cycle],
         since="" if have is None else f"{have.title}, on which alone they are published", software=f"{software}.",
     )  # fmt: skip
+
+
+def _unpack_rate(spec: ChipSpec) -> str:
+    """Elements a second that the vector cores make of narrow ones, in as many passes as the file says, or one."""
+    cores = spec.pe.cores
+    lanes = spec.grid.n_pes * cores.vector_cores * cores.vector_bytes_per_cycle / 2
+    return f"{lanes * spec.clock_hz / (cores.unpack_passes or 1) / 1e12:.3g} T/s"
 
 
 @lru_cache(maxsize=64)
