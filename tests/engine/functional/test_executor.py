@@ -238,6 +238,58 @@ def test_a_right_hand_side_left_in_memory(rows, columns, depth, other):
     agree(draft.program(), memory, (depth, columns))
 
 
+def later(draft, args):
+    """The region of a running extreme: of two (value, place) pairs the larger value's, the later place of equals."""
+    left, at, right, other = args
+    first = draft.add(c.Elementwise, (left, right), tile(I1), op="cmpf" if left.type.element.is_float else "cmpi",
+                      predicate="ogt" if left.type.element.is_float else "sgt")  # fmt: skip
+    return [draft.ew("select", first, x, y, element=x.type.element) for x, y in ((left, right), (at, other))]
+
+
+def narrow_sum(draft, args):
+    """The region of a sum that adds one third each time: its order shows."""
+    third = draft.constant(1 / 3 if args[0].type.element.is_float else 3, args[0].type)
+    add = "addf" if args[0].type.element.is_float else "addi"
+    return [draft.ew(add, draft.ew(add, *args), third)]
+
+
+@pytest.mark.parametrize("element", [F32, Element.BF16, Element.F64, I32, Element.I8])
+@pytest.mark.parametrize("region", [later, narrow_sum])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("shape", "dim"), [((64,), 0), ((1,), 0), ((4, 32), 1), ((32, 4), 0), ((2, 8, 4), 1)])
+def test_scans_with_a_region(element, region, reverse, shape, dim):
+    draft, memory = Draft(), Memory()
+    n = tile(I32, *shape).n_elements
+    source, out, places = (pointer(draft, memory, e, N_PROGRAMS * n, 4) for e in (element, element, I32))
+    x = draft.add(c.Load, (block_of(draft, source, shape),), tile(element, *shape))
+    operands = [x, draft.offsets(shape, row_major(shape))] if region is later else [x]
+    index = draft.index()
+    args = [draft.value(tile(o.type.element)) for _ in range(2) for o in operands]
+    draft.open()
+    combine = draft.close(args, region(draft, args))
+    found = draft.add(c.Scan, operands, *(o.type for o in operands), combine=combine, index=index, dim=dim,
+                      reverse=reverse)  # fmt: skip
+    found = found if isinstance(found, tuple) else (found,)
+    for target, value in zip((out, places), found, strict=False):
+        draft.add(c.Store, (block_of(draft, target, shape), value))
+    agree(draft.program(), memory)
+
+
+@pytest.mark.parametrize("op", ["add", "mul"])
+@pytest.mark.parametrize("element", [Element.I8, Element.I16])
+def test_running_totals_of_short_integers_wrap(element, op):
+    draft, memory = Draft(), Memory()
+    source, out = (pointer(draft, memory, element, N_PROGRAMS * 64, seed) for seed in (1, 2))
+    x = draft.add(c.Load, (block_of(draft, source, (64,)),), tile(element, 64))
+    index = draft.index()
+    args = [draft.value(tile(element)) for _ in range(2)]
+    draft.open()
+    combine = draft.close(args, [draft.ew("addi" if op == "add" else "muli", *args)])
+    total = draft.add(c.Scan, (x,), x.type, combine=combine, index=index, dim=0, op=op)
+    draft.add(c.Store, (block_of(draft, out, (64,)), total))
+    agree(draft.program(), memory)
+
+
 @pytest.mark.parametrize("op", ["divsi", "divui", "remsi", "remui"])
 @pytest.mark.parametrize("divisor", [1, 2, 16, 24, 32, 96, 1024])
 @pytest.mark.parametrize("first", [0, 16, 8, -32])
@@ -360,4 +412,5 @@ def test_a_program_without_instructions_is_interpreted_and_says_why(capsys):
     assert executor.why_interpreted(program) == "print, which the interpreter runs"
     before = executor.counts["interpreted"]
     executor.run(memory.launch(program, (), N_PROGRAMS))
+    assert executor.reasons["print, which the interpreter runs"] >= 1
     assert executor.counts["interpreted"] == before + 1 and "pid (0, 0, 0)" in capsys.readouterr().out

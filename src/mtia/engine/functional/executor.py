@@ -1,7 +1,8 @@
 """The native executor: a launch's values by the instructions that `assemble` made of its program.
 
 The interpreter is the definition; the executor gives its bits. A program that has no instructions, and any launch under
-MTIA_INTERPRET=1, is interpreted; `why_interpreted` says why, `counts` how often each was used.
+MTIA_INTERPRET=1, is interpreted; `why_interpreted` says why, `counts` how often each was
+used, `reasons` how often for which reason.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from mtia.program.program import TileProgram
 
 counts: Counter[str] = Counter()
 """Launches whose values were computed "native" and "interpreted", in this process."""
+reasons: Counter[str] = Counter()
+"""Of the interpreted ones, why: what in the program the executor has no instruction for."""
 
 
 class _Native(ctypes.Structure):
@@ -108,6 +111,7 @@ def run(launch: Launch) -> None:
     known = executor_of(launch.program)
     if isinstance(known, str):
         counts["interpreted"] += 1
+        reasons[known] += 1
         interpreter.run(launch)
         return
     counts["native"] += 1
@@ -120,4 +124,4 @@ def run(launch: Launch) -> None:
         )
 
 
-__all__ = ["Executor", "counts", "executor_of", "run", "why_interpreted"]
+__all__ = ["Executor", "counts", "executor_of", "reasons", "run", "why_interpreted"]

@@ -96,11 +96,68 @@ _SCANNED = {Element.F32: 0, Element.F64: 1, Element.I32: 2, Element.I64: 3}
 @assembles(c.Scan)
 def _scan(asm: Assembler, cmd: c.Scan) -> None:
     element = cmd.operands[0].type.element
-    if len(cmd.operands) != 1 or cmd.op not in ("add", "mul") or element not in _SCANNED:
-        raise NotAssembled(f"scan {cmd.op or 'with a region'} of {label(element)}")
+    if not _is_running_total(cmd) or element in (Element.I8, Element.I16):  # integers wrap in any order
+        _scan_by_region(asm, cmd)
+        return
+    if element not in _SCANNED:
+        raise NotAssembled(f"a running {cmd.op} of {label(element)}, whose order the interpreter defines")
     x = asm.whole(asm.tile(cmd.operands[0]))
     out = asm.new_tile(element, x.shape, [True] * len(x.shape), once=False)
     extents = (prod(x.shape[: cmd.dim]), x.shape[cmd.dim], prod(x.shape[cmd.dim + 1 :]))
     kind = (_SCANNED[element], int(cmd.op == "mul"), int(cmd.reverse))
     asm.emit("scan", *kind, *extents, out.slot.index, x.slot.index)
     asm.bind(cmd.result, out)
+
+
+def _is_running_total(cmd: c.Scan) -> bool:
+    """A sum or product, which the interpreter takes in order; any other scan doubles its reach, step by step."""
+    return len(cmd.operands) == 1 and cmd.op in ("add", "mul") and cmd.operands[0].type.element is not Element.I1
+
+
+def _scan_by_region(asm: Assembler, cmd: c.Scan) -> None:
+    """After the step of length s, each element holds what the 2 s up to it combine to."""
+    tiles = [asm.whole(asm.tile(o)) for o in cmd.operands]
+    if cmd.reverse:
+        tiles = [asm.whole(_turned_round(t, cmd.dim)) for t in tiles]
+    step = 1
+    while step < cmd.operands[0].type.shape[cmd.dim]:
+        tiles = _reaching_twice_as_far(asm, cmd, tiles, step)
+        step *= 2
+    for result, tile in zip(cmd.results, tiles, strict=True):
+        asm.bind(result, asm.whole(_turned_round(tile, cmd.dim)) if cmd.reverse else tile)
+
+
+def _reaching_twice_as_far(asm: Assembler, cmd: c.Scan, tiles: list[Tile], step: int) -> list[Tile]:
+    n, dim = tiles[0].shape[cmd.dim] - step, cmd.dim
+    asm.fresh.append([])
+    combined = _region(asm, cmd.combine, [_along(t, dim, at, n) for at in (0, step) for t in tiles])
+    joined = [_joined(asm, t, dim, step, new) for t, new in zip(tiles, combined, strict=True)]
+    kept = [t.slot for t in joined]
+    for slot in asm.fresh.pop():
+        if slot in kept:
+            asm.fresh[-1].append(slot)
+        else:
+            asm.release(slot)
+    return joined
+
+
+def _along(tile: Tile, dim: int, start: int, n: int) -> Tile:
+    shape = (*tile.shape[:dim], n, *tile.shape[dim + 1 :])
+    strides = (*tile.strides[:dim], tile.strides[dim] if n > 1 else 0, *tile.strides[dim + 1 :])
+    return replace(tile, shape=shape, strides=strides, offset=tile.offset + start * tile.strides[dim])
+
+
+def _turned_round(tile: Tile, dim: int) -> Tile:
+    """A view from the end of `dim` to its beginning."""
+    stride = tile.strides[dim]
+    strides = (*tile.strides[:dim], -stride, *tile.strides[dim + 1 :])
+    return replace(tile, strides=strides, offset=tile.offset + (tile.shape[dim] - 1) * stride)
+
+
+def _joined(asm: Assembler, before: Tile, dim: int, step: int, new: Tile) -> Tile:
+    """The first `step` of `before`, then `new`."""
+    out = asm.new_tile(before.element, before.shape, [True] * len(before.shape), once=False)
+    kept = _along(before, dim, 0, step)
+    asm.copy(_along(out, dim, 0, step), kept, kept.shape)
+    asm.copy(_along(out, dim, step, new.shape[dim]), new, new.shape)
+    return out
