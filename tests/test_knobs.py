@@ -32,8 +32,8 @@ def test_the_table_documents_every_field():
     ("variable", "text", "field", "value"),
     [
         ("MTIA_CHIP", "mtia200", "chip", "mtia200"), ("MTIA_DEVICE_COUNT", "72", "device_count", 72),
-        ("MTIA_VALUES", "0", "values", False), ("MTIA_STRICT", "off", "strict", False), ("MTIA_DEBUG", "4", "debug", 4),
-        ("MTIA_HOST_FALLBACK", "error", "host_fallback", HostFallback.ERROR), ("MTIA_THREADS", "2", "threads", 2),
+        ("MTIA_VALUES", "0", "values", False), ("MTIA_STRICT", "off", "strict", False), ("MTIA_DEBUG", "2", "debug", 2),
+        ("MTIA_HOST_FALLBACK", "error", "host_fallback", HostFallback.ERROR), ("MTIA_VERIFY", "1", "verify", True),
         ("MTIA_CACHE_DIR", "some/where", "cache_dir", Path("some/where")), ("MTIA_INTERPRET", "True", "interpret", True),
     ],
 )  # fmt: skip
@@ -52,7 +52,7 @@ def test_an_unknown_variable_is_an_error_with_a_suggestion():
 @pytest.mark.parametrize(
     ("variable", "text", "allowed"),
     [
-        ("MTIA_DEBUG", "9", "Write 0 to 4."), ("MTIA_DEVICE_COUNT", "0", "Write 1 to 4096."),
+        ("MTIA_DEBUG", "9", "Write 0 to 2."), ("MTIA_DEVICE_COUNT", "0", "Write 1 to 4096."),
         ("MTIA_DEVICE_COUNT", "many", "Write 1 to 4096."), ("MTIA_VALUES", "maybe", "Write 1 or 0."),
         ("MTIA_HOST_FALLBACK", "never", "Write count, warn or error."), ("MTIA_CHIP", "", "A chip's name"),
     ],
@@ -76,14 +76,14 @@ def test_scopes_nest_and_end():
 
 def test_a_scope_ends_when_its_block_fails():
     outside = knobs.get()
-    with pytest.raises(RuntimeError), knobs.scope(debug=3):
+    with pytest.raises(RuntimeError), knobs.scope(debug=2):
         raise RuntimeError
     assert knobs.get() == outside
 
 
 def test_a_scope_is_not_seen_by_other_threads():
     seen: list[int] = []
-    with knobs.scope(debug=3):
+    with knobs.scope(debug=2):
         thread = threading.Thread(target=lambda: seen.append(knobs.get().debug))
         thread.start()
         thread.join()
@@ -93,7 +93,7 @@ def test_a_scope_is_not_seen_by_other_threads():
 def test_scope_values_are_checked_like_text():
     with pytest.raises(KnobError, match="Did you mean 'chip'"), knobs.scope(chp="mtia200"):
         pass
-    with pytest.raises(KnobError, match="Write 0 to 4"), knobs.scope(debug=7):
+    with pytest.raises(KnobError, match="Write 0 to 2"), knobs.scope(debug=7):
         pass
 
 

@@ -42,9 +42,8 @@ class Knobs:
     strict: bool = True
     cache_dir: Path = Path()
     interpret: bool = False
-    threads: int = 0
     sanitize: bool = False
-    verify: int = 0
+    verify: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,19 +94,17 @@ TABLE: tuple[Knob, ...] = (
     Knob(field="values", parse=_boolean, allowed=_YES_NO, help="0: time only, nothing is computed"),
     Knob(field="host_fallback", parse=HostFallback, allowed="Write count, warn or error.",
          help="an operator without a device kernel: counted only, warned about once per operator, or refused"),
-    Knob(field="debug", parse=_integer(0, 4), allowed="Write 0 to 4.",
-         help="1 stages, 2 programs, 3 commands, 4 circular-buffer slots"),
+    Knob(field="debug", parse=_integer(0, 2), allowed="Write 0 to 2.",
+         help="on stderr, 1: a line for each launch; 2: each program's text too, once"),
     Knob(field="strict", parse=_boolean, allowed=_YES_NO,
          help="1: a chip's limits are errors; 0: warnings, with the cost of the software path"),
     Knob(field="cache_dir", parse=_path, allowed="Write a folder.",
          help="compiled kernels, tilings, converted weights"),
     Knob(field="interpret", parse=_boolean, allowed=_YES_NO, help="1: kernels run in the plain interpreter"),
-    Knob(field="threads", parse=_integer(0, 1024), allowed="Write 0 to 1024.",
-         help="host threads of the simulator; 0: as many as torch uses"),
     Knob(field="sanitize", parse=_boolean, allowed=_YES_NO,
          help="1: check every access of every kernel (docs/sanitizer.md)"),
-    Knob(field="verify", parse=_integer(0, 2), allowed="Write 0 to 2.",
-         help="1: verify each TileProgram once; 2: verify and cross-check against the roof"),
+    Knob(field="verify", parse=_boolean, allowed=_YES_NO,
+         help="1: check each TileProgram against the rules of programs, as it is first launched"),
 )  # fmt: skip
 _BY_FIELD = {knob.field: knob for knob in TABLE}
 _BY_VARIABLE = {knob.variable: knob for knob in TABLE}

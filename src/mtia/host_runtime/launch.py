@@ -32,10 +32,12 @@ from mtia.errors import MisalignedAccess, MtiaError, OutOfBoundsAccess
 from mtia.host_runtime import allocations, graphs, sanitizer, silicon
 from mtia.host_runtime.clock import clock
 from mtia.host_runtime.record import Kind, Work
+from mtia.host_runtime.telling import tell
 from mtia.program import commands as c
 from mtia.program.dataflow import dataflow_of
 from mtia.program.fit import ChipLimitWarning, Excess, fit
 from mtia.program.program import TileProgram
+from mtia.program.verify import verify
 from mtia.units import format_time, fs_to_s
 
 MOST_INDEX_BYTES = 1 << 16  # of index data in the key of a timing
@@ -118,6 +120,8 @@ def site_of(program: TileProgram, spec: ChipSpec) -> Site:
     known = _sites.get((id(program), id(spec), strict))
     if known is None:
         fitted, excess = fit(program, spec, strict=strict and users, strict_dtypes=strict)
+        if knobs.get().verify:
+            verify(fitted)
         pointers = tuple(i for i, p in enumerate(program.parameters) if p.value.type.is_pointer)
         names = tuple(p.value.name for p in fitted.parameters)
         site = Site(fitted, excess, pointers, names, dataflow_of(fitted).data_dependent, _index_loads(fitted))
@@ -177,6 +181,8 @@ def launch_now(
     request = Launch(program=site.program, grid=grid, arguments=plain, allocations=held)
     try:
         timed = _timed(request, site, spec, residency_of(device, spec))
+        if settings.debug:
+            tell(request, timed.timing, spec, settings)
         if values and sanitize:
             sanitizer.run(request, site.pointers, arguments, users=is_user_kernel(program))
         elif values:
