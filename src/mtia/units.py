@@ -7,15 +7,11 @@ unprefixed.  The engine's clock is an integer number of femtoseconds (`_fs`); on
 from __future__ import annotations
 
 from math import isfinite
-from typing import NewType
 
 KiB, MiB, GiB = 2**10, 2**20, 2**30  # capacities
 KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12  # vendors' bandwidths are decimal: 204.8 GB/s = 204.8e9
 FS_PER_S = 10**15
 
-PeId = NewType("PeId", int)
-CbId = NewType("CbId", int)
-ChipId = NewType("ChipId", int)
 
 UNIT_SUFFIXES = (
     "_s", "_fs", "_hz", "_bytes", "_bytes_per_s", "_bytes_per_cycle", "_flop", "_flop_per_s", "_flop_per_cycle",
@@ -95,7 +91,7 @@ def format_capacity(n_bytes: float) -> str:
 
 
 __all__ = [
-    "FS_PER_S", "GB", "KB", "MB", "TB", "UNIT_SUFFIXES", "CbId", "ChipId", "GiB", "KiB", "MiB", "PeId", "bytes_to_fs",
+    "FS_PER_S", "GB", "KB", "MB", "TB", "UNIT_SUFFIXES", "GiB", "KiB", "MiB", "bytes_to_fs",
     "ceil_div", "cycles_to_fs", "format_capacity", "format_flops", "format_rate", "format_si", "format_time",
     "fs_to_s", "s_to_fs",
 ]  # fmt: skip

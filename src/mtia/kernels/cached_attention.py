@@ -23,7 +23,6 @@ TOKENS = 64  # queries, and keys where there are many, of a step
 MOST_KEYS = 256  # of a step of one query: enough bytes under way for the memory behind
 SLOTS = 4
 PROGRAMS = 2  # for each PE, where a cache is split among them
-_E4M3_MAX = tl.constexpr(448.0)
 _STORE = ["T", "S", "H", "x_b", "x_h", "x_t", "x_d"]
 _ATTEND = ["S_q", "S", "H_kv", "splits", "q_b", "q_h", "q_s", "q_d", "o_b", "o_h", "o_s", "o_d"]
 

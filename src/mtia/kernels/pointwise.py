@@ -305,8 +305,6 @@ _OTHERS: tuple[tuple[str, str, Rule, tuple[str, ...], tuple[str, ...], str], ...
     ("clamp_max_tensor", "clamp_max.Tensor_out", P, ("x", "max"), (), "fn.nan_min(x, max)"),
 )
 
-_OVERLOADED_OTHERS = {"clamp_min", "clamp_max"}
-
 
 def _serve_unary() -> None:
     for name, rule, expression, special in _UNARY:

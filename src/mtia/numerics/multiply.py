@@ -23,7 +23,6 @@ from mtia.numerics.blocks import BLOCK_FORMATS
 from mtia.numerics.formats import FORMATS, FP32, FloatFormat, IntegerFormat
 
 UNIT_ROUNDOFF = FP32.epsilon / 2
-ORDER = "unpublished within a tl.dot, any order is within the bound; program order between them"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,4 +107,4 @@ def error_bound(
     return bound + largest * out.epsilon / 2 + out.smallest_subnormal / 2
 
 
-__all__ = ["ORDER", "UNIT_ROUNDOFF", "MultiplyContract", "contract_of", "error_bound", "reference"]
+__all__ = ["UNIT_ROUNDOFF", "MultiplyContract", "contract_of", "error_bound", "reference"]

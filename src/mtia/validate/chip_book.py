@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,6 @@ class ChipBook:
 
     def of(self, case: Case) -> ChipSpec:
         return self.specs[case.system]
-
-    def with_specs(self, specs: Mapping[str, ChipSpec]) -> ChipBook:
-        return replace(self, specs=dict(specs))
 
 
 def chip_book(

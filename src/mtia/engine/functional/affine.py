@@ -185,9 +185,6 @@ def select(cmd: Elementwise, args: list[Held]) -> Held | None:
     return Lin(np.where(condition, a.base, b.base), a.strides)
 
 
-_SIGNED = {"slt": (0, 0), "sle": (0, 1), "ult": (0, 0), "ule": (0, 1)}  # a < b: a - b < offset
-
-
 def compare(cmd: Elementwise, args: list[Held]) -> Held | None:
     """An integer comparison as a Box: with d = a - b affine and varying along at most one dim, an interval of it."""
     a, b = args
