@@ -347,7 +347,10 @@ def _index(*tensors: torch.Tensor) -> Any:
 
 def _check_heads(name: str, heads: int, kv_heads: int) -> int:
     if kv_heads <= 0 or heads % kv_heads:
-        raise ValueError(f"{name}: {heads} query heads are not a multiple of {kv_heads} key and value heads")
+        raise ValueError(
+            f"{name}: {heads} query heads are not a multiple of {kv_heads} key and value heads; each of those "
+            "serves as many query heads as the next. Repeat or leave out heads until it does."
+        )
     return heads // kv_heads
 
 
@@ -379,7 +382,10 @@ def attention(
     H_kv, S_k = k.shape[1], k.shape[2]
     group = _check_heads("attention", H, H_kv)
     if window and not causal:
-        raise ValueError(f"attention: a window of {window} tokens needs causal=True")
+        raise ValueError(
+            f"attention: a window of {window} tokens needs causal=True: it reaches back from each query. For a window "
+            "to both sides give scaled_dot_product_attention a mask."
+        )
     if out is None:
         out = torch.empty((B, H, S_q, D), dtype=out_dtype or q.dtype, device=q.device)
     lse = torch.empty((B, H, S_q), dtype=torch.float32, device=q.device) if with_lse else None
@@ -423,7 +429,10 @@ def paged_decode(
     group = _check_heads("paged_decode", H, H_kv)
     BN = min(block, PAGE)
     if PAGE & (PAGE - 1):
-        raise ValueError(f"paged_decode: pages of {PAGE} tokens; the kernel needs a power of two")
+        raise ValueError(
+            f"paged_decode: pages of {PAGE} tokens; the kernel needs a power of two. Allocate the cache with pages of "
+            f"{1 << PAGE.bit_length() - 1} or {1 << PAGE.bit_length()}."
+        )
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if out.numel() == 0:
         return out

@@ -383,7 +383,8 @@ def lstsq(a: torch.Tensor, b: torch.Tensor, rcond: float | None = None, *, drive
     driver = driver or "gelsy"
     if driver not in _DRIVERS:
         raise RuntimeError(
-            "torch.linalg.lstsq: parameter `driver` should be one of (gels, gelsy, gelsd, gelss) on the device"
+            f"torch.linalg.lstsq: parameter `driver` should be one of ({', '.join(_DRIVERS)}) on the device, "
+            f"not {driver!r}"
         )
     is_vector = _is_vector_rhs(a, b)
     m, n = a.shape[-2:]
