@@ -197,10 +197,10 @@ def test_a_users_file_with_a_base(tmp_path: Path):
 
 
 def test_a_file_on_a_file(tmp_path: Path):
-    (tmp_path / "a.toml").write_text(VARIANT + f"[sram.banks]\nvalue = 200\n{CHOSEN}\n")
+    (tmp_path / "a.toml").write_text(VARIANT + f"[sram.line_bytes]\nvalue = 256\n{CHOSEN}\n")
     (tmp_path / "b.toml").write_text(f'name = "b"\nbase = "a.toml"\n[clock_hz]\nvalue = 1.8e9\n{CHOSEN}\n')
     spec = chips.load(tmp_path / "b.toml")
-    assert spec.sram.banks == 200 and spec.figures["sram.banks"].source.inherited_from == "mine"
+    assert spec.sram.line_bytes == 256 and spec.figures["sram.line_bytes"].source.inherited_from == "mine"
     assert spec.figures["grid.rows"].source.inherited_from == "mtia400"
 
 

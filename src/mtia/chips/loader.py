@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from mtia.chips.recorded import warn_of_changes
 from mtia.chips.schema import DTYPES, NONE, UNKNOWN, BadValue, Leaf, Table, checked, optional_sections, unit_hint
 from mtia.chips.spec import LEAVES, ChipSpec, Figure, Source, SourceKind
 from mtia.errors import ChipFileError, UnknownChip, did_you_mean
@@ -80,13 +81,21 @@ def _load_file(path: Path, trail: tuple[Path, ...] = ()) -> ChipSpec:
         raise ChipFileError(str(path), key="base", problem="is based on itself", value=path.name)
     text = _read(path)
     document = _parse(text, path)
-    return build(document, path.name, _base_of(document, path, (*trail, path.resolve())))
+    base = _base_of(document, path, (*trail, path.resolve()))
+    spec = build(document, path.name, base)
+    if base is not None and path.resolve().parent != DATA.resolve():
+        warn_of_changes(path.name, spec.figures, base)
+    return spec
 
 
 def loads(text: str, *, file: str = "<text>") -> ChipSpec:
     """A chip from TOML text; `file` is what messages call it. A base is looked up by name."""
     document = _parse(text, Path(file))
-    return build(document, file, _base_of(document, Path(file), ()))
+    base = _base_of(document, Path(file), ())
+    spec = build(document, file, base)
+    if base is not None:
+        warn_of_changes(file, spec.figures, base)
+    return spec
 
 
 def _read(path: Path) -> str:

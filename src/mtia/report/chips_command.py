@@ -13,9 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mtia import chips
+from mtia.chips.recorded import RECORDED
 from mtia.chips.roadmap import EIGHT_BIT, FOUR_BIT, best_of
 from mtia.chips.sources import DOCUMENTS
-from mtia.chips.spec import ChipSpec, SourceKind
+from mtia.chips.spec import ChipSpec, Figure, SourceKind
 from mtia.report.figures import format_in, format_range, format_source, format_value
 from mtia.units import GiB, MiB
 
@@ -87,6 +88,8 @@ def _figure(spec: ChipSpec, key: str) -> dict[str, Any]:
     figure, source = spec.figures[key], spec.figures[key].source
     plain = {"value": figure.value, "kind": source.kind.value, "source": source.text}
     optional = {"low": source.low, "high": source.high, "note": source.note, "inherited_from": source.inherited_from}
+    if key in RECORDED:
+        plain["unread"] = RECORDED[key]
     return plain | {k: v for k, v in optional.items() if v not in (None, "")}
 
 
@@ -136,8 +139,13 @@ def figures_table(spec: ChipSpec) -> Table:
         section, style = key.split(".")[0], STYLE[figure.source.kind]
         value = Text(format_value(key, figure.value), style=style if figure.source.kind != "published" else "")
         kind = Text(figure.source.kind.value, style=style)
-        table.add_row(key, value, kind, format_range(key, figure), Text(format_source(figure)))
+        table.add_row(key, value, kind, format_range(key, figure), Text(_source(key, figure)))
     return table
+
+
+def _source(key: str, figure: Figure) -> str:
+    unread = f"Recorded, no rule reads it: {RECORDED[key]}. " if key in RECORDED else ""
+    return unread + format_source(figure)
 
 
 def counts_line(spec: ChipSpec) -> Text:
