@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from mtia.chips import ChipSpec, load
 from mtia.engine import timing
 from mtia.engine.cycles import RULES
+from mtia.engine.energy import clock_frac
 from mtia.engine.memory import Residency
 from mtia.engine.roof import roofline_fs
 from mtia.engine.timing import run_timed, touch_launch
@@ -268,6 +270,54 @@ def test_energy_adds_up_and_a_low_tdp_slows_the_chip():
     assert capped.throttle_frac < 1.0
     assert capped.power_w == pytest.approx(30.0, rel=1e-3)
     assert capped.makespan_fs == pytest.approx(timing.makespan_fs / capped.throttle_frac, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "die_j, dram_j, allowed_j", [(3.0, 0.0, 1.0), (3.0, 1.0, 2.0), (0.5, 2.0, 1.0), (10.0, 0.1, 9.0)]
+)
+def test_voltage_falls_with_the_clock(die_j: float, dram_j: float, allowed_j: float):
+    """At share t of the clock a launch takes 1 / t of the time and die_j t + dram_j: exactly what the limit gives."""
+    t = float(clock_frac(die_j, dram_j, allowed_j))
+    assert 0 < t < 1 and die_j * t + dram_j == pytest.approx(allowed_j / t)
+    assert float(clock_frac(die_j, dram_j, die_j + dram_j)) == 1.0
+    linear = allowed_j / (die_j + dram_j)  # were energy the same at every clock
+    assert t > linear or (dram_j > die_j and t == pytest.approx(linear, rel=0.2))
+
+
+def test_what_masks_leave_out_costs_time_but_no_energy():
+    """A tile that hangs over the edge of the matrix takes as long as a whole one, and multiplies zeros."""
+    spec, inside = quick(), traces.matmul(128, 256, 512, 128, 64, 64)
+    over = traces.matmul(128, 256, 512, 128, 64, 64)
+    for step in over.steps:  # a quarter of the rows of a are inside
+        if step.access is not None and step.access.parameter == 0:
+            step.access.n_bytes //= 4
+    whole, edge = run_timed(inside, spec), run_timed(over, spec)
+    assert edge.mac == whole.mac and edge.busy_fs["dpe"] == whole.busy_fs["dpe"]
+    assert edge.energy_parts_j["dpe"] == pytest.approx(whole.energy_parts_j["dpe"] / 4)
+
+
+def test_blocks_of_depth_follow_each_other_into_the_same_sums():
+    """A small tile waits for its own sums; a tile of many blocks never does, nor do programs that take turns."""
+    plain, chained = quick(), quick("mtia200", **{"pe.dpe.dependent_cycles": 100})
+    blocks_s = 512 * 2 // plain.pe.dpe.block_k_bytes * 100 / plain.clock_hz
+
+    def waited_s(tile: int, n_tiles: int = 1, resident: int = 1) -> float:
+        trace = traces.matmul(tile, 512, tile * n_tiles, tile, 64, tile)
+        specs = (spec.vary({"pe.resident_programs": resident}) for spec in (plain, chained))
+        before, after = (run_timed(trace, spec) for spec in specs)
+        assert before.busy_fs["dpe"] == after.busy_fs["dpe"]
+        return (after.makespan_fs - before.makespan_fs) / FS_PER_S
+
+    assert 0.5 * blocks_s < waited_s(32) < blocks_s
+    assert waited_s(256) == 0.0
+    four_each = 4 * plain.grid.n_pes
+    assert waited_s(32, four_each, resident=4) < 0.3 * waited_s(32, four_each)
+
+
+def test_operands_change_places_where_that_pads_less():
+    dpe = quick(**{"pe.dpe.block_m": 16, "pe.dpe.block_n": 128, "pe.dpe.exchanges_operands": True}).pe.dpe
+    assert dpe.whole_blocks(128, 64) == (64, 128) and dpe.whole_blocks(16, 200) == (16, 256)
+    assert dataclasses.replace(dpe, exchanges_operands=False).whole_blocks(128, 64) == (128, 128)
 
 
 def test_names_the_assumed_figures_it_rests_on():

@@ -12,10 +12,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from math import prod
 from typing import Any
 
 from mtia.chips.schema import BadValue, Leaf, Table, checked, leaves_of
 from mtia.errors import ChipFileError, did_you_mean
+from mtia.units import ceil_div
 
 
 class SourceKind(StrEnum):
@@ -100,6 +102,19 @@ class DpeSpec:
     sparse_2_4: bool = False
     narrow_weights: bool = True  # an 8-bit result may be an operand again without its fragments being rearranged
     separate_accumulators: bool = True  # not the vector cores' registers: multiplies run on beside vector work
+    exchanges_operands: bool = False  # either operand may be the streamed one
+    dependent_cycles: int = 0  # from one block of depth to the next into the same accumulators; 0: at the engine's rate
+
+    def whole_blocks(self, m: int, n: int, *, either_way: bool = True) -> tuple[int, int]:
+        """Streamed rows and stationary columns of an m x n product in whole blocks; n x m where that pads less and the
+        operands may change places (`either_way` false: these may not, as one is sparse)."""
+        ways = ((m, n), (n, m)) if self.exchanges_operands and either_way else ((m, n),)
+        padded = [(ceil_div(a, self.block_m) * self.block_m, ceil_div(b, self.block_n) * self.block_n) for a, b in ways]
+        return min(padded, key=prod)
+
+    def chain_cycles(self, depth_bytes: float) -> float:
+        """Least cycles of a multiply so deep: its blocks of depth add to the same accumulators, one after the other."""
+        return self.dependent_cycles * depth_bytes / self.block_k_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from mtia.errors import UnsupportedDtype
 from mtia.program import commands as c
 from mtia.program.commands import Command, Unit
 from mtia.program.types import Element, TileType
+from mtia.units import ceil_div
 
 # Arithmetic that an ALU does in one pass; every other element-wise function goes through tables.
 ALU_OPS = frozenset((
@@ -48,10 +49,13 @@ class Cost:
     mlu_cycles: float = 0.0
     vector_cycles: float = 0.0  # beside those of `unit`
     mac: int = 0  # executed, padding to whole blocks and passes included
+    live_mac: int = 0  # of them without that padding, which is multiplied as zeros
     flop: int = 0  # asked for: 2 m n k
     dtype: str = ""
     vector_ops: int = 0
     local_bytes: int = 0  # moved between an engine and local memory beyond operands and results
+    fill_cycles: float = 0.0  # of `cycles`
+    chain_cycles: float = 0.0  # between its first and last result where nothing else is on the engine
     groups: bool = False  # strip-mined with its neighbours on the vector and special function engines
 
 
@@ -67,6 +71,12 @@ def rule(*classes: type[Command]) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+def latency_cycles(cost: Cost, n_programs: int) -> float:
+    """From when the engine is free again to when the result is there, a share of it where so many programs of a PE take
+    turns: the time that one waits is the others'."""
+    return max(0.0, cost.fill_cycles + cost.chain_cycles / n_programs - cost.cycles)
 
 
 def cost_of(command: Command, spec: ChipSpec) -> Cost | None:
@@ -339,7 +349,7 @@ def _dot(
 def _software_dot(mac: int, dtype: str, spec: ChipSpec) -> Cost:
     """On the vector cores, or, for a type they lack too, one element at a time on the scalar core's lanes."""
     rate = spec.pe.cores.vector_mac_per_cycle.get(dtype) or _scalar_rate(dtype, spec)
-    return Cost(unit=Unit.VECTOR, cycles=mac / rate, mac=mac, flop=2 * mac, dtype=dtype)
+    return Cost(unit=Unit.VECTOR, cycles=mac / rate, mac=mac, live_mac=mac, flop=2 * mac, dtype=dtype)
 
 
 def _scalar_rate(dtype: str, spec: ChipSpec) -> float:
@@ -361,8 +371,10 @@ def _engine_dot(
     operand half of the products are made, and half of the elements stream with two bits each."""
     dpe = spec.pe.dpe
     block_k = max(1, int(dpe.block_k_bytes / n_bytes))
-    m, n, k = (_round_up(m, dpe.block_m), _round_up(n, dpe.block_n), _round_up(k, block_k))
-    mac = batch * m * n * k * passes // (2 if sparse else 1)
+    made = 2 if sparse else 1  # of so many products one
+    live_mac = batch * m * n * k * passes // made
+    (m, n), k = dpe.whole_blocks(m, n, either_way=not sparse), ceil_div(k, block_k) * block_k
+    mac = batch * m * n * k * passes // made
     b_bytes = n_bytes / 2 + SPARSE_PLACE_BYTES if sparse else n_bytes
     reuse = max(1, isqrt(dpe.accumulator_bytes // (4 * dpe.block_m * dpe.block_n)))
     blocks_m, blocks_n = m // dpe.block_m, n // dpe.block_n
@@ -375,8 +387,10 @@ def _engine_dot(
         (operand_bytes + spilled_bytes) / spec.pe.local_memory_bytes_per_cycle,
     )
     return Cost(
-        unit=Unit.DPE, cycles=dpe.fill_cycles + cycles, mac=mac, dtype=dtype, local_bytes=operand_bytes + spilled_bytes
-    )
+        unit=Unit.DPE, cycles=dpe.fill_cycles + cycles, mac=mac, live_mac=live_mac, dtype=dtype,
+        local_bytes=operand_bytes + spilled_bytes, fill_cycles=dpe.fill_cycles,
+        chain_cycles=dpe.chain_cycles(k * n_bytes / made),
+    )  # fmt: skip
 
 
 def _spilled_bytes(tile_bytes: int, accumulator_bytes: int) -> int:
@@ -384,8 +398,4 @@ def _spilled_bytes(tile_bytes: int, accumulator_bytes: int) -> int:
     return 2 * tile_bytes if tile_bytes > accumulator_bytes else 0
 
 
-def _round_up(value: int, step: int) -> int:
-    return -(-value // step) * step
-
-
-__all__ = ["ALU_OPS", "RULES", "Cost", "cost_of", "dtype_of", "engine_of", "rule"]
+__all__ = ["ALU_OPS", "RULES", "Cost", "cost_of", "dtype_of", "engine_of", "latency_cycles", "rule"]

@@ -21,7 +21,7 @@ from functools import lru_cache
 import numpy as np
 
 from mtia.chips.spec import ChipSpec
-from mtia.engine.cycles import Cost, cost_of
+from mtia.engine.cycles import Cost, cost_of, latency_cycles
 from mtia.engine.trace import Access, Trace
 from mtia.program import commands as c
 from mtia.program.commands import Command, Unit
@@ -59,6 +59,7 @@ class Node:
     access: int = -1
     n_commands: int = 1
     cycles: list[float] = field(default_factory=lambda: [0.0] * len(UNITS))
+    latency_cycles: float = 0.0  # from when the engine is free again to when the result is there
     deps: set[int] = field(default_factory=set)
     waits: set[tuple[int, int]] = field(default_factory=set)
     local: dict[int, int] = field(default_factory=dict)  # tiles a group reads or leaves in local memory -> bytes
@@ -243,6 +244,7 @@ class _Compiler:
         self.fills: dict[int, list[int]] = {}  # buffer -> nodes that load into it, in order
         self.drains: dict[int, list[tuple[int, tuple[int, ...]]]] = {}  # buffer -> (store node, producers)
         self.slots: dict[int, int] = {}
+        self.interleaved = min(spec.pe.resident_programs, max(1, -(-trace.n_programs // spec.grid.n_pes)))
 
     def compile(self) -> Schedule:
         for at, step in enumerate(self.trace.steps):
@@ -389,6 +391,7 @@ class _Compiler:
 
     def _spend(self, node: Node, cost: Cost) -> None:
         node.cycles[UNIT_INDEX[cost.unit]] += cost.cycles
+        node.latency_cycles = max(node.latency_cycles, latency_cycles(cost, self.interleaved))
         node.cycles[UNIT_INDEX[Unit.MLU]] += cost.mlu_cycles
         node.cycles[UNIT_INDEX[Unit.VECTOR]] += cost.vector_cycles
 

@@ -41,6 +41,7 @@ from mtia.engine.roof import (
 from mtia.engine.schedule import UNIT_INDEX, UNITS, Node, Schedule, compile_schedule, infos_of
 from mtia.engine.timeline import PARTS, KernelTiming, Span, Timeline
 from mtia.engine.trace import Access, Trace
+from mtia.engine.zeros import live_fracs
 from mtia.errors import Deadlock
 from mtia.program.commands import Unit
 from mtia.units import FS_PER_S, fs_to_s
@@ -117,6 +118,7 @@ class _CLaunch(ctypes.Structure):
                 "unit",
                 "cost_fs",
                 "issue_fs",
+                "latency_fs",
                 "access",
                 "active",
                 "dep_offset",
@@ -240,6 +242,7 @@ class _Call:
         launch.unit = self._array([n.unit for n in nodes], np.int32)
         launch.cost_fs = self._array([ceil(n.cost_cycles(local) * fs_per_cycle) for n in nodes], np.int64)
         launch.issue_fs = self._array([ceil(_issue_cycles(n, trace, spec) * fs_per_cycle) for n in nodes], np.int64)
+        launch.latency_fs = self._array([ceil(n.latency_cycles * fs_per_cycle) for n in nodes], np.int64)
         launch.access = self._array([n.access for n in nodes], np.int32)
         launch.active = self._array([n.active for n in nodes], np.int32)
         deps = [sorted(n.deps) for n in nodes]
@@ -432,7 +435,7 @@ def _timing(
     energy = energy_of(
         spec,
         time_s=fs_to_s(result.makespan_fs),
-        mac=work.mac,
+        mac=work.live_mac,
         vector_ops=work.vector_ops,
         local_bytes=local_bytes,
         noc_bytes=result.noc_bytes,
@@ -474,11 +477,13 @@ class _Work:
 
     def __init__(self) -> None:
         self.mac: dict[str, int] = {}
+        self.live_mac: dict[str, float] = {}
         self.flop = self.vector_ops = self.local_bytes = 0
 
 
 def _work(trace: Trace, spec: ChipSpec, schedule: Schedule) -> _Work:
     infos = infos_of(trace.program, spec)
+    live = live_fracs(trace, schedule, infos)
     out = _Work()
     for command, n in schedule.n_executions.items():
         cost = infos[command].cost
@@ -488,6 +493,8 @@ def _work(trace: Trace, spec: ChipSpec, schedule: Schedule) -> _Work:
         out.local_bytes += n * cost.local_bytes
         if cost.mac:
             out.mac[cost.dtype] = out.mac.get(cost.dtype, 0) + n * cost.mac
+            not_zero = n * cost.live_mac * live.get(command, 1.0)
+            out.live_mac[cost.dtype] = out.live_mac.get(cost.dtype, 0.0) + not_zero
     for node in schedule.nodes:
         out.local_bytes += trace.n_programs * sum(node.local.values())
     return out

@@ -56,6 +56,7 @@ struct MtiaLaunch {
     i32 multicast;  // 0: none, 1: rows and columns of PEs, more: clusters of so many neighbouring PEs
     const i32 *unit;
     const i64 *cost_fs, *issue_fs;
+    const i64 *latency_fs;  // from when the engine is free again to when the result is there
     const i32 *access, *active;
     const i32 *dep_offset, *dep;
     const i32 *wait_offset, *wait_node, *wait_distance;
@@ -657,7 +658,8 @@ class Simulation {
             engine.free_fs = t + cost;
             engine.parts = pe.parts[s];
             record(pe, engine.q, node, t, t + cost);
-            resolve(pe, engine.q, node, t + cost);
+            pe.parts[s].fs[PART_OF_UNIT[u]] += in_.latency_fs[node];
+            resolve(pe, engine.q, node, t + cost + in_.latency_fs[node]);
             return;
         }
         const MtiaAccess &acc = in_.accesses[in_.access[node]];
