@@ -128,6 +128,14 @@ def test_a_cache_that_fits_sram_is_read_from_it() -> None:
     assert large.timings[1].dram_read_bytes > 0.9 * large.timings[1].requested_bytes
 
 
+def test_a_decode_extended_from_a_part_is_no_faster_than_dram() -> None:
+    """1,024 programs that are all being set up when the part ends: DRAM has more to do in each block that follows."""
+    chip = load("h200_sxm")
+    found = predict_decode(chip, batch=512, seq=4096, heads=2, kv_heads=2, head_dim=64, kv_dtype="fp8")
+    cache_bytes = 2 * 512 * 4096 * 2 * 64
+    assert _kernel_s(found) > (cache_bytes - chip.sram.capacity_bytes) / chip.dram.bytes_per_s
+
+
 def test_a_block_that_takes_time_to_set_up_costs_it_where_blocks_are_short() -> None:
     chip = load("a100_sxm")
     slow = chip.vary({"launch.program_s": chip.launch.program_s + 2e-6})

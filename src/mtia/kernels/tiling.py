@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import torch
@@ -130,8 +131,7 @@ def _multiply_cycles(t: Tiling, name: str, spec: ChipSpec) -> float:
     if rate is None:
         return t.m * t.n * t.k / spec.pe.cores.vector_mac_per_cycle.get(name, 2)
     dpe = spec.pe.dpe
-    m, n = ceil_div(t.m, dpe.block_m) * dpe.block_m, ceil_div(t.n, dpe.block_n) * dpe.block_n
-    return dpe.fill_cycles + m * n * t.k / rate
+    return dpe.fill_cycles + prod(dpe.whole_blocks(t.m, t.n)) * t.k / rate
 
 
 _ENGINE_TYPES = {torch.int8: "int8", torch.uint8: "int8", torch.float16: "fp16", torch.bfloat16: "bf16"}

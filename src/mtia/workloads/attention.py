@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from math import ceil, gcd
+from math import ceil, gcd, prod
 from typing import Any
 
 import numpy as np
@@ -182,12 +182,14 @@ class _Pe:
     """Rates of one PE for one type of multiply, per cycle, and of the memory behind it, in seconds and bytes."""
 
     spec: ChipSpec
-    mac: str
+    math: _Format
 
-    def dot(self, m: int, k: int, n: int) -> float:
-        """Cycles of one block multiply."""
-        dpe = self.spec.pe.dpe
-        return dpe.fill_cycles + _up(m, dpe.block_m) * k * _up(n, dpe.block_n) / dpe.mac_per_cycle[self.mac]
+    def dot(self, m: int, k: int, n: int, *, n_programs: int) -> float:
+        """Cycles of one block multiply, in a launch of so many programs."""
+        dpe, pe = self.spec.pe.dpe, self.spec.pe
+        rate = prod(dpe.whole_blocks(m, n)) * k / dpe.mac_per_cycle[self.math.mac]
+        in_turn = min(pe.resident_programs, ceil(n_programs / self.spec.grid.n_pes))
+        return dpe.fill_cycles + max(rate, dpe.chain_cycles(k * self.math.element.itemsize) / in_turn)
 
     @property
     def vector_rate(self) -> float:
@@ -214,10 +216,6 @@ class _Pe:
         dma = self.spec.pe.dma
         in_flight = dma.max_outstanding_bytes / self.round_trip_s
         return min(self.spec.noc.pe_bytes_per_s, dma.read_bytes_per_cycle * self.spec.clock_hz, in_flight)
-
-
-def _up(value: int, step: int) -> int:
-    return -(-value // step) * step
 
 
 def _seed(memory: Memory, read: Sequence[Buffer], written: Sequence[Buffer]) -> None:
@@ -269,7 +267,7 @@ def _alone_s(spec: ChipSpec, p: Attention, c: PrefillChoice) -> float:
     held = resident(spec, p, c)
     if held is None:
         return 0.0
-    pe = _Pe(spec, p.math.mac)
+    pe = _Pe(spec, p.math)
     moved = (2 * c.queries * c.grouped + c.keys) * p.width * p.math.element.itemsize
     return (spec.launch.program_s + 2 * pe.round_trip_s + moved / pe.stream_bytes_per_s) / held
 
@@ -292,7 +290,7 @@ def _units(p: Attention, grouped: int) -> int:
 
 
 def _tiles(spec: ChipSpec, p: Attention, c: PrefillChoice) -> _Tiles:
-    pe = _Pe(spec, p.math.mac)
+    pe = _Pe(spec, p.math)
     rows = c.queries * c.grouped
     first = np.arange(ceil_div(p.seq, c.queries)) * c.queries
     stop = np.minimum(p.seq, first + c.queries)
@@ -300,7 +298,9 @@ def _tiles(spec: ChipSpec, p: Attention, c: PrefillChoice) -> _Tiles:
     blocks = np.maximum(1, -(-(stop - start) // c.keys))
     whole = np.minimum(p.seq // c.keys * c.keys, (first + 1) // c.keys * c.keys)
     masked = blocks if p.window else blocks - np.minimum(whole // c.keys, blocks)
-    multiply = pe.dot(rows, p.width, c.keys) + pe.dot(rows, c.keys, p.width)
+    n_programs = len(first) * _units(p, c.grouped)
+    multiply = pe.dot(rows, p.width, c.keys, n_programs=n_programs)
+    multiply += pe.dot(rows, c.keys, p.width, n_programs=n_programs)
     weights = pe.softmax(rows, c.keys, together=not c.lookahead) + pe.passes(rows * p.width)
     step = max(multiply, weights) if c.lookahead else multiply + weights
     cycles = blocks * step + masked * 2 * pe.passes(rows * c.keys) + 3 * pe.passes(rows * p.width)
@@ -386,7 +386,7 @@ def _weighed(spec: ChipSpec, p: Attention, c: PrefillChoice) -> PrefillChoice:
     together = [1] if c.grouped > 1 else sorted({1, p.group, min(_units(p, 1), 4 * p.group)})
     loads = [(_dealt(tiles, n_programs, run, spec.grid.n_pes), run) for run in together]
     cycles, run = min(loads)
-    pe = _Pe(spec, p.math.mac)
+    pe = _Pe(spec, p.math)
     rows = c.queries * c.grouped
     kv_bytes = 2 * p.batch * p.kv_heads * p.seq * p.head_dim * p.math.element.itemsize
     q_bytes = p.batch * p.heads * p.seq * p.head_dim * p.math.element.itemsize
@@ -539,11 +539,12 @@ def decode_resident(spec: ChipSpec, p: Attention, keys: int) -> int | None:
 
 
 def _weighed_decode(spec: ChipSpec, p: Attention, splits: int, keys: int) -> DecodeChoice:
-    pe = _Pe(spec, p.math.mac)
+    pe = _Pe(spec, p.math)
     rows = next_power_of_2(p.group)
     programs = p.batch * p.kv_heads * splits
     blocks = ceil_div(_split_tokens(p, splits, keys), keys)
-    step = pe.dot(rows, p.width, keys) + pe.dot(rows, keys, p.width) + pe.softmax(rows, keys)
+    dots = [pe.dot(rows, k, n, n_programs=programs) for k, n in ((p.width, keys), (keys, p.width))]
+    step = sum(dots) + pe.softmax(rows, keys)
     if p.cache is not p.math:
         step += 2 * pe.passes(keys * p.width)
     block_bytes = 2 * keys * p.head_dim * p.cache.element.itemsize
@@ -658,7 +659,8 @@ def _time_like_programs(
     length = min(blocks, most_blocks)
     timing = timed(shown, length)
     if length < blocks:
-        block_fs = (timing.makespan_fs - timed(shown, length // 2).makespan_fs) / (length - length // 2)
+        half, more = timed(shown, length // 2), length - length // 2
+        block_fs = max(timing.makespan_fs - half.makespan_fs, _dram_fs(memory.spec, half, timing)) / more
         timing = extended(timing, 1.0 + block_fs * (blocks - length) / timing.makespan_fs)
         return extended(timing, programs / shown)
     if shown < programs:
@@ -666,6 +668,12 @@ def _time_like_programs(
         wave_fs = (timing.makespan_fs - timed(few * n_pes + rest, length).makespan_fs) / (most_waves - few)
         timing = extended(timing, 1.0 + wave_fs * (waves - most_waves) / timing.makespan_fs)
     return timing
+
+
+def _dram_fs(spec: ChipSpec, before: KernelTiming, after: KernelTiming) -> float:
+    """What DRAM takes for the reads by which two launches differ: programs that are still being set up hide it."""
+    more_bytes = after.dram_read_bytes - before.dram_read_bytes
+    return more_bytes / (spec.dram.bytes_per_s * spec.dram.efficiency_frac) * FS_PER_S
 
 
 def _time_combine(p: Attention, c: DecodeChoice, memory: Memory, tensors: tuple[Buffer, ...]) -> KernelTiming:

@@ -24,9 +24,10 @@ from mtia.workloads.gemm_estimate import (
     choose,
     kept,
     quantise_s,
+    row_elements,
     same_tiling,
 )
-from mtia.workloads.gemm_launches import Formats, Scaling, Tensors, add_up, multiply, quantise
+from mtia.workloads.gemm_launches import Formats, Scaling, Tensors, add_up, coarser, multiply, quantise
 from mtia.workloads.launches import Memory, time_call
 from mtia.workloads.prediction import Prediction, Protocol, extended, launch_overhead_s, predicted
 
@@ -144,7 +145,7 @@ class _Run:
 
     def simulated(self) -> Prediction:
         """All launches of the call, one after the other, on an SRAM as the calls before left it."""
-        part = _part(self.machine, self.problem, self.choice)
+        part = _part(self.machine, self.problem, self.choice, self.formats)
         how, longer = str(self.choice), 1.0
         if part != self.problem:
             longer = self.choice.kernel_s / same_tiling(self.machine, part, self.held, self.choice).kernel_s
@@ -172,17 +173,20 @@ class _Run:
     def _seed(self, memory: Memory, part: Problem, t: Tensors) -> None:
         """SRAM in the steady state: the kept shares of the tensors, above what others left to be replaced."""
         first = t.source if self.formats.quantised else t.x
-        shares = (
+        shares = [
             (t.w, self.held.w, False),
             (t.w_scale, self.held.w, False),
             (first, self.held.x, False),
             (t.out, self.held.out, True),
-        )
+        ]
+        if self.formats.quantised:
+            shares.insert(2, (t.x, self.held.out, True))
         resident = sum(b.n_bytes * share for b, share, _ in shares)
         others = int(memory.residency.capacity_bytes - resident)
         if min(self.held.x, self.held.w) < 1.0 and others > 0:
             replaced = sum(b.n_bytes * (1 - share) for b, share, _ in shares)
-            memory.fill_with_others(others, min(1.0, t.out.n_bytes * (1 - self.held.out) / max(1.0, replaced)))
+            written = sum(b.n_bytes * (1 - share) for b, share, dirty in shares if dirty)
+            memory.fill_with_others(others, min(1.0, written / max(1.0, replaced)))
         ranges = [(b.address, b.address + b.n_bytes, dirty, int(b.n_bytes * share)) for b, share, dirty in shares]
         memory.residency.touch_together(ranges)
 
@@ -190,7 +194,8 @@ class _Run:
         """All of x, or as many rows as are quick to simulate."""
         programs = part.m if self.problem.rows_quantised else ceil_div(part.m * part.k, QUANTISE_ELEMENTS)
         rows = min(part.m, max(1, part.m * LEAST_WAVES * self.machine.n_pes // programs, MOST_QUANTISED // part.k))
-        timing = time_call(quantise(rows, part.k, self.formats, t), memory)
+        longest = row_elements(self.machine.resident_programs)
+        timing = time_call(quantise(rows, part.k, self.formats, t, longest), memory)
         some = replace(part, m=rows)
         if some == self.problem:
             return timing
@@ -208,8 +213,9 @@ class _Run:
         return [extended(timing, longer), extended(added, self.choice.sum_s / shorter.sum_s)]
 
 
-def _part(machine: Machine, problem: Problem, choice: Choice) -> Problem:
-    """The problem, or one with fewer tiles and less depth that is quick to simulate: the same tiles, full waves.
+def _part(machine: Machine, problem: Problem, choice: Choice, formats: Formats) -> Problem:
+    """The problem, or one with fewer tiles and less depth that is quick to simulate: the same tiles, full waves, whole
+    steps of the kernel.
 
     Depth is cut last: in a shallower product results weigh more among what is moved.
     """
@@ -218,9 +224,12 @@ def _part(machine: Machine, problem: Problem, choice: Choice) -> Problem:
     if tiles * steps <= MOST_TILE_STEPS:
         return problem
     fewest = min(tiles, LEAST_WAVES * machine.n_pes)
-    steps = min(steps, max(LEAST_STEPS, MOST_TILE_STEPS // fewest))
+    if (shorter := max(LEAST_STEPS, MOST_TILE_STEPS // fewest)) < steps:
+        whole = coarser(problem, choice, formats)[0] // choice.step
+        steps = max(1, shorter // whole) * whole
     k = min(problem.k, steps * choice.splits * choice.step)
-    most = max(LEAST_WAVES * machine.n_pes, MOST_TILE_STEPS // steps) / choice.splits
+    waves = max(LEAST_WAVES, MOST_TILE_STEPS // steps // machine.n_pes)
+    most = waves * machine.n_pes / choice.splits
     m, n = problem.m, problem.n
     if tiles > most * choice.splits:
         across = ceil_div(n, choice.width)

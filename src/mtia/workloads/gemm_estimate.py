@@ -14,7 +14,8 @@ from math import log2
 
 import numpy as np
 
-from mtia.chips.spec import ChipSpec, SramSpec
+from mtia.chips.spec import ChipSpec, DpeSpec, SramSpec
+from mtia.engine.energy import clock_frac
 from mtia.engine.memory import survives
 from mtia.engine.timing import write_efficiency
 
@@ -28,7 +29,9 @@ SPLITS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32)
 PARTIAL_BYTES = 4  # float32
 QUANTISE_ELEMENTS = 2048  # of one program
 QUANTISE_PASSES = 7  # of the vector engines over each element: widen, absolute, maximum, scale, clamp, round, pack
+AGAIN_PASSES = 2  # more where a row is read again: widen, maximum
 ROW_ELEMENTS = 8192  # most of a row that a program holds at once
+BLOCK_ELEMENTS = 1024  # the same where a program is a block of threads, an element a thread
 SHARPNESS = 10.0  # exponent by which resources used at once add up: how little they disturb one another
 
 
@@ -75,6 +78,7 @@ class Machine:
     block_m: int
     block_n: int
     fill_cycles: float
+    dpe: DpeSpec
     accumulator_bytes: int
     local_memory_bytes: int
     resident_programs: int
@@ -115,6 +119,7 @@ def _machine(spec: ChipSpec, mac: str) -> Machine:
         mac_per_cycle=pe.dpe.mac_per_cycle[mac],
         block_m=pe.dpe.block_m,
         block_n=pe.dpe.block_n,
+        dpe=pe.dpe,
         fill_cycles=pe.dpe.fill_cycles,
         accumulator_bytes=pe.dpe.accumulator_bytes,
         local_memory_bytes=pe.local_memory_bytes,
@@ -242,13 +247,19 @@ def _step(problem: Problem) -> int:
     return max(16, min(line, 1 << (problem.k - 1).bit_length()))
 
 
+def row_elements(resident_programs: int) -> int:
+    """Most of a row that a program of the quantising kernel holds at once: longer rows are read twice."""
+    return BLOCK_ELEMENTS if resident_programs > 1 else ROW_ELEMENTS
+
+
 def quantise_s(machine: Machine, problem: Problem, held: Kept) -> float:
     """The kernel that quantises x, as the engine would time it: SRAM, DRAM, vector passes, the fullest PE's rows."""
     if not problem.source_bytes:
         return 0.0
     m, elements = machine, problem.m * problem.k
     source, quantised = elements * problem.source_bytes, problem.quantised_bytes
-    again = source if problem.rows_quantised and problem.k > ROW_ELEMENTS else 0.0  # a long row is read twice
+    twice = problem.rows_quantised and problem.k > row_elements(m.resident_programs)
+    again, passes = (source, QUANTISE_PASSES + AGAIN_PASSES) if twice else (0.0, QUANTISE_PASSES)
     height = max(1, QUANTISE_ELEMENTS // problem.k)
     programs = -(-problem.m // height) if problem.rows_quantised else -(-elements // QUANTISE_ELEMENTS)
     busy = min(m.n_pes, programs)
@@ -258,11 +269,11 @@ def quantise_s(machine: Machine, problem: Problem, held: Kept) -> float:
         [
             [(source + again + quantised) / m.sram_bytes_per_s],
             [dram],
-            [QUANTISE_PASSES * elements / (busy * m.vector_elements_per_s)],
+            [passes * elements / (busy * m.vector_elements_per_s)],
             [(source + again) * fullest / m.port_bytes_per_s],
         ]
     )
-    return float(_together(parts)[0]) + 2 * m.sram_latency_s + (1 - held.x) * m.dram_latency_s
+    return float(_together(parts)[0]) + (2 + twice) * m.sram_latency_s + (1 - held.x) * m.dram_latency_s
 
 
 class _Weighing:
@@ -333,10 +344,10 @@ class _Weighing:
             ]
         )
         kernel_s = _together(parts) + self.fill_s() + self.drain_s()
-        energy_j = m.mac_j * p.m * p.n * p.k + m.sram_j * sram_bytes + m.dram_j * (read + written)
-        power_s = energy_j / m.dynamic_w
-        bound = np.where(power_s > kernel_s, len(parts), np.argmax(parts, axis=0))
-        kernel_s, sum_s = np.maximum(kernel_s, power_s), self.sum_s()
+        die_j, dram_j = m.mac_j * p.m * p.n * p.k + m.sram_j * sram_bytes, m.dram_j * (read + written)
+        clock = clock_frac(die_j, dram_j, m.dynamic_w * kernel_s)
+        bound = np.where(clock < 1.0, len(parts), np.argmax(parts, axis=0))
+        kernel_s, sum_s = kernel_s / clock, self.sum_s()
         seconds = kernel_s + sum_s + np.where(self.splits > 1, m.replace_s, 0.0)
         used = (self.splits == 1) | (self.steps * (self.splits - 1) < np.ceil(p.k / self.step))
         return self._choice(int(np.argmin(np.where(used, seconds, np.inf))), kernel_s, sum_s, bound)
@@ -358,9 +369,17 @@ class _Weighing:
     def multiply_s(self) -> np.ndarray:
         """One step on the dot product engine, in whole blocks."""
         m = self.machine
-        second = np.where(self.bn2 > 0, np.maximum(self.bn2, m.block_n), 0)
-        macs = np.maximum(self.bm, m.block_m) * (np.maximum(self.bn, m.block_n) + second) * self.step
-        return (macs / m.mac_per_cycle + m.fill_cycles) / m.clock_hz
+        macs = (self._block_macs(self.bn) + np.where(self.bn2 > 0, self._block_macs(self.bn2), 0)) * self.step
+        chain = m.dpe.chain_cycles(self.step * max(self.problem.x_bytes, self.problem.w_bytes))
+        chain = chain / np.minimum(m.resident_programs, self.waves)
+        return (np.maximum(macs / m.mac_per_cycle, chain) + m.fill_cycles) / m.clock_hz
+
+    def _block_macs(self, columns: np.ndarray) -> np.ndarray:
+        """Of one element of depth of a tile so wide, in `DpeSpec.whole_blocks` (sizes are powers of two)."""
+        m = self.machine
+        macs = np.maximum(self.bm, m.block_m) * np.maximum(columns, m.block_n)
+        exchanged = np.maximum(self.bm, m.block_n) * np.maximum(columns, m.block_m)
+        return np.minimum(macs, exchanged) if m.dpe.exchanges_operands else macs
 
     def step_s(self, latency: np.ndarray) -> np.ndarray:
         """The longest of multiply, port, and a slot's round (there, through the port, multiplied) over the slots."""
@@ -443,4 +462,4 @@ def _together(parts: np.ndarray) -> np.ndarray:
     return longest * ((parts / longest) ** SHARPNESS).sum(axis=0) ** (1 / SHARPNESS)
 
 
-__all__ = ["Choice", "Kept", "Machine", "Problem", "choose", "kept", "quantise_s", "same_tiling"]
+__all__ = ["Choice", "Kept", "Machine", "Problem", "choose", "kept", "quantise_s", "row_elements", "same_tiling"]

@@ -15,7 +15,7 @@ import triton.language as tl
 from mtia.kernels.activation_quantise import mtia_quantise_blocks, mtia_quantise_rows
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 from mtia.kernels.library_matmul import mtia_matmul_promoted, mtia_matmul_scaled, mtia_matmul_split, mtia_sum_splits
-from mtia.workloads.gemm_estimate import QUANTISE_ELEMENTS, ROW_ELEMENTS, SUM_BLOCK, SUM_SLOTS, Choice, Problem
+from mtia.workloads.gemm_estimate import QUANTISE_ELEMENTS, SUM_BLOCK, SUM_SLOTS, Choice, Problem
 from mtia.workloads.launches import Buffer, Call
 
 MOST_STEPS_FINE = 16  # deeper programs take double steps where slots allow
@@ -117,10 +117,10 @@ def add_up(problem: Problem, choice: Choice, parts: Buffer, out: Buffer) -> Call
     )
 
 
-def quantise(rows: int, k: int, formats: Formats, t: Tensors) -> Call:
-    """x from 16 bits to what the multiply takes; `rows` of it."""
+def quantise(rows: int, k: int, formats: Formats, t: Tensors, longest: int) -> Call:
+    """x from 16 bits to what the multiply takes; `rows` of it. `longest`: elements of a row that a program holds."""
     if not formats.group:
-        block = min(ROW_ELEMENTS, next_power_of_2(k))
+        block = min(longest, next_power_of_2(k))
         height = max(1, QUANTISE_ELEMENTS // block)
         return Call(
             kernel=mtia_quantise_rows,
