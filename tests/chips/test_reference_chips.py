@@ -12,6 +12,7 @@ from mtia import chips
 from mtia.chips.loader import ALIASES
 from mtia.chips.roadmap import generations
 from mtia.chips.spec import SourceKind
+from mtia.engine.energy import clock_frac
 from mtia.units import GiB, MiB
 
 REFERENCE = (
@@ -63,10 +64,12 @@ def test_published_figures(chip: str, pes: int, dram_gbs: float, dram_bytes: flo
 
 @pytest.mark.parametrize("chip", REFERENCE)
 def test_multiplies_come_near_the_power_limit_and_idle_does_not(chip: str):
-    """At full rate and boost clock: between a third of the limit and one and a half (the chip then slows down)."""
+    """At full rate and boost clock: a third of the limit at least, and 0.6 of the clock is left (L40S: 0.62; its measured
+    products reach 0.57 of the peak in fp8 and 0.71 in bf16)."""
     spec = chips.load(chip)
-    watts = spec.peak_flop_per_s("bf16") / 2 * spec.power.mac_j["bf16"] + spec.power.idle_w
-    assert 0.3 * spec.power.tdp_w < watts < 1.5 * spec.power.tdp_w
+    watts = spec.peak_flop_per_s("bf16") / 2 * spec.power.mac_j["bf16"]
+    assert 0.3 * spec.power.tdp_w < watts + spec.power.idle_w
+    assert clock_frac(watts, 0.0, spec.power.tdp_w - spec.power.idle_w) > 0.6
     assert spec.power.idle_w < 0.3 * spec.power.tdp_w
 
 
@@ -86,8 +89,8 @@ def test_a_pe_keeps_enough_bytes_in_flight_for_its_share_of_dram(chip: str):
 
 
 def test_families_share_what_nobody_publishes_of_one_chip():
-    h200 = chips.load("h200_sxm").figures["pe.dpe.fill_cycles"]
-    assert h200.source.inherited_from == "a100_sxm" and h200 == chips.load("h100_sxm").figures["pe.dpe.fill_cycles"]
+    h200 = chips.load("h200_sxm").figures["pe.sfu.startup_cycles"]
+    assert h200.source.inherited_from == "a100_sxm" and h200 == chips.load("h100_sxm").figures["pe.sfu.startup_cycles"]
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,21 @@ def test_it_never_leaves_a_figures_range():
         assert source.low * 0.999 <= fit.fitted.get(key) <= source.high * 1.001, key
 
 
+def test_rates_that_bind_the_same_rows_give_way_together():
+    """Three rows see the product of two figures, one sees one of them: no figure alone can move."""
+
+    def product_s(case: Case, spec: ChipSpec) -> float:
+        cache, energy = spec.sram.bytes_per_s / 1e13, spec.power.mac_j["bf16"] / 1e-12
+        return energy if case.line == 0 else energy / cache
+
+    knobs = fitting.knobs_of(H100, KEYS[1:])
+    truth = fitting.varied(H100, knobs, {"sram.bytes_per_s": -0.2, "power.mac_j": -0.2})
+    rows = [replace(case, measured_s=product_s(case, truth)) for case in measured_on(H100)[:4]]
+    fit = fitting.calibrate(H100, rows, KEYS[1:], rounds=5, predict=product_s)
+    assert fit.objective < 0.01 < fit.before
+    assert fit.fitted.power.mac_j["bf16"] == pytest.approx(truth.power.mac_j["bf16"], rel=0.03)
+
+
 def test_perfect_figures_stay():
     fit = fitting.calibrate(H100, measured_on(H100), KEYS, predict=roofline_s)
     assert fit.objective == pytest.approx(0, abs=1e-12) and fit.fitted is H100

@@ -20,6 +20,7 @@ def calibrate(
     sample: Annotated[int, typer.Option(min=1, help="Rows per file and chip.")] = 32,
     draw: Annotated[int, typer.Option(min=0, help="Which sample; the next draw is reported, not fitted.")] = 0,
     rounds: Annotated[int, typer.Option(min=1, max=8, help="Rounds of the descent; steps halve.")] = 3,
+    fast: Annotated[bool, typer.Option("--fast", help="Follow the analytical fast path, not the engine.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Write the figures into the chip's file.")] = False,
 ) -> None:
     """Fit at most six figures of a chip, inside their ranges, to measurements; show errors before and after."""
@@ -33,17 +34,19 @@ def calibrate(
     torch.set_num_threads(1)
     console = Console(highlight=False)
     spec = load(chip)
+    predict = fitting.quickly_predicted_s if fast else fitting.predicted_s
     rows = {}
     for what, number in (("fitted", draw), ("held out", draw + 1)):
         found = rows_of(spec, folder, files=_words(file), n_per_file=sample, draw=number, dtypes=_words(dtype))
-        rows[what], why = fitting.predictable(spec, found)
+        rows[what], why = fitting.predictable(spec, found, predict)
         for line in why:
             console.print(f"left out: {line}", markup=False)
     keys = _words(figures) or fitting.default_figures(spec, rows["fitted"])
-    fit = fitting.calibrate(spec, rows["fitted"], keys, rounds=rounds, told=console.print)
+    fit = fitting.calibrate(spec, rows["fitted"], keys, rounds=rounds, predict=predict, told=console.print)
     for what, cases in rows.items():
         if cases:
-            console.print(columns_of(what, fitting.errors_on(spec, cases), fitting.errors_on(fit.fitted, cases)))
+            errors = (fitting.errors_on(one, cases, predict) for one in (spec, fit.fitted))
+            console.print(columns_of(what, *errors))
     for knob in fit.knobs:
         key = next(iter(knob.entries))
         console.print(f"{knob.key}: {spec.get(key):.4g} -> {fit.fitted.get(key):.4g}")
