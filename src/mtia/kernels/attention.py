@@ -405,6 +405,15 @@ def attention(
     return out, lse
 
 
+def combine(parts: torch.Tensor, lse: torch.Tensor, out: torch.Tensor) -> None:
+    """out [B, H, .., D], contiguous in this order or of one token, from float32 parts [B, H, splits, D] and lse."""
+    B, H, splits, D = parts.shape
+    mtia_attention_combine[(B * H,)](
+        parts, lse, out, B * H, splits,
+        ROWS=1, SPLITS=next_power_of_2(splits), BD=next_power_of_2(D), D=D, INDEX=_index(parts),
+    )  # fmt: skip
+
+
 def paged_decode(
     q: torch.Tensor,
     k_cache: torch.Tensor,
@@ -449,16 +458,14 @@ def paged_decode(
         SPLIT=splits > 1, TYPE=_tl(q.dtype), INDEX=_index(q, k_cache, v_cache),
     )  # fmt: skip
     if splits > 1:
-        mtia_attention_combine[(B * H,)](
-            parts, lse, out, B * H, splits,
-            ROWS=1, SPLITS=next_power_of_2(splits), BD=next_power_of_2(D), D=D, INDEX=_index(parts),
-        )  # fmt: skip
+        combine(parts, lse, out)
     return out
 
 
 __all__ = [
     "LOG2_E",
     "attention",
+    "combine",
     "mtia_attention_combine",
     "mtia_attention_decode",
     "mtia_attention_forward",

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from mtia.kernels.attention import LOG2_E, _check_heads, _index, _softmax_step, _tl, mtia_attention_combine
+from mtia.kernels.attention import LOG2_E, _check_heads, _index, _softmax_step, _tl, combine
 from mtia.kernels.iteration import ceil_div, next_power_of_2
 from mtia.kernels.quantise_mx import _power, _scale_code
 from mtia.kernels.tiling import chip_or_none
@@ -191,10 +191,7 @@ def attend(
         SPLIT=splits > 1, TYPE=_tl(q.dtype), INDEX=_index(q, k, v), num_stages=SLOTS if S_q == 1 else 2,
     )  # fmt: skip
     if splits > 1:
-        mtia_attention_combine[(B * H,)](
-            parts, lse, out, B * H, splits,
-            ROWS=1, SPLITS=next_power_of_2(splits), BD=next_power_of_2(D), D=D, INDEX=_index(parts),
-        )  # fmt: skip
+        combine(parts, lse, out)
     return out
 
 

@@ -243,7 +243,7 @@ def mtia_matmul_unpacked(
 # --- calls ------------------------------------------------------------------------------------------------------------
 
 
-def _launch(
+def launch_tiled(
     kernel: Any, x_rate: Operand, arguments: tuple, sizes: tuple[int, int, int], flags: dict[str, Any], kind: tuple
 ) -> None:
     """Launch with the tiling of least simulated time. `arguments`: the kernel's tensors, in order."""
@@ -280,7 +280,9 @@ def multiply_rows(
                  ACC=tl.int32 if is_int else tl.float32)  # fmt: skip
     operand = Operand("int8" if is_int else "fp8", 1.0)
     arguments = (x, w, x_scale, w_scale, out if bias is None else bias, out)
-    _launch(mtia_matmul_rows, operand, arguments, (M, N, K), flags, (str(x.dtype), str(out.dtype), *flags.values()))
+    launch_tiled(
+        mtia_matmul_rows, operand, arguments, (M, N, K), flags, (str(x.dtype), str(out.dtype), *flags.values())
+    )
 
 
 def multiply_blocks(
@@ -305,7 +307,7 @@ def multiply_blocks(
     narrow = x_format == w_format == "e2m1"
     operand = Operand("mx4", 0.5) if narrow else Operand("mx8", 1.0)
     arguments = (x, w, x_scale, w_scale, out if bias is None else bias, out)
-    _launch(mtia_matmul_blocks, operand, arguments, (M, N, K), flags, (str(out.dtype), *flags.values()))
+    launch_tiled(mtia_matmul_blocks, operand, arguments, (M, N, K), flags, (str(out.dtype), *flags.values()))
 
 
 def _rows_a_scale(rows: int, scale: torch.Tensor) -> int:
@@ -339,8 +341,8 @@ def multiply_unpacked(
     )
     arguments = (x, w, w_scale, out if bias is None else bias, out)
     kind = (str(out.dtype), *flags.values())
-    _launch(mtia_matmul_unpacked, Operand("bf16", 2.0), arguments, (M, N, K), flags, kind)
+    launch_tiled(mtia_matmul_unpacked, Operand("bf16", 2.0), arguments, (M, N, K), flags, kind)
 
 
-__all__ = ["is_turned", "mtia_matmul_blocks", "mtia_matmul_rows", "mtia_matmul_unpacked", "multiply_blocks",
-           "multiply_rows", "multiply_unpacked"]  # fmt: skip
+__all__ = ["is_turned", "launch_tiled", "mtia_matmul_blocks", "mtia_matmul_rows", "mtia_matmul_unpacked",
+           "multiply_blocks", "multiply_rows", "multiply_unpacked"]  # fmt: skip

@@ -7,17 +7,14 @@ elements, the first four in the low half: bits 0 and 1 the place of the first va
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
-from mtia.kernels.iteration import ceil_div
 from mtia.kernels.library_matmul import _place
-from mtia.kernels.scaled_matmul import _finish
-from mtia.kernels.tiling import Operand, Tiling, band_rows, choose_tiling
+from mtia.kernels.scaled_matmul import _finish, launch_tiled
+from mtia.kernels.tiling import Operand
 
 _INTEGERS = ["M", "N", "K"]
 _RATES = {torch.int8: "int8", torch.float16: "fp16", torch.bfloat16: "bf16"}
@@ -87,20 +84,8 @@ def multiply_sparse(
     x_scale, w_scale = (out, out) if scales is None else scales
     arguments = (x, values, places, x_scale, w_scale, out if bias is None else bias, out)
 
-    def blocks_of(t: Tiling) -> dict[str, Any]:
-        return dict(BM=t.m, BN=t.n, BK=t.k, GROUP=band_rows(), EVEN_K=K % t.k == 0, **flags)
-
-    def grid_of(t: Tiling) -> tuple[int]:
-        return (ceil_div(M, t.m) * ceil_div(N, t.n),)
-
-    def time_of(t: Tiling) -> float:
-        from mtia.host_runtime.launch import time_kernel
-
-        return time_kernel(mtia_matmul_sparse, grid_of(t), (*arguments, M, N, K), blocks_of(t), num_stages=t.stages)
-
-    kind = ("mtia_matmul_sparse", str(out.dtype), *flags.values())
-    tiling = choose_tiling(1, M, N, K, Operand(_RATES[x.dtype], float(x.element_size())), kind, time_of)
-    mtia_matmul_sparse[grid_of(tiling)](*arguments, M, N, K, **blocks_of(tiling), num_stages=tiling.stages)
+    operand = Operand(_RATES[x.dtype], float(x.element_size()))
+    launch_tiled(mtia_matmul_sparse, operand, arguments, (M, N, K), flags, (str(out.dtype), *flags.values()))
 
 
 __all__ = ["mtia_matmul_sparse", "multiply_sparse"]
