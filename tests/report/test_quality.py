@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer.main
 
 from mtia.chips import load
 from mtia.errors import BadProblem
 from mtia.quantization.plan import Plan
 from mtia.quantization.recipe import Recipe
-from mtia.report import quality, quality_page, text
+from mtia.report import quality, quality_command, quality_page, text
 from mtia.report.quality import Row, Speed, Study, Subject, study
 from mtia.report.quality_encoder import Encoder, rank_agreement, same_nearest
 from mtia.report.quality_llm import Llm
@@ -150,3 +151,13 @@ def test_tables_in_their_formats():
     assert scheme is not None
     table = torch.randn(5, 20)
     assert (rounded_rows(table, scheme) - table).abs().amax() <= table.abs().amax() / 127 / 2 + 1e-6
+
+
+def test_the_command_names_models_and_what_is_searched(tmp_path: Path):
+    def asked(*arguments: str) -> str:
+        with pytest.raises(BadProblem) as error:
+            typer.main.get_command(quality_command.app)(list(arguments), standalone_mode=False)
+        return str(error.value)
+
+    assert "model = 'minlm'; known: smollm2, minilm, dlrm" in asked("minlm")
+    assert "smollm2 alone is searched" in asked("dlrm", "--search", "int8", "--out", str(tmp_path))
