@@ -36,7 +36,7 @@ MOST_ERROR_CHARS = 300
 ONE_NUMBER_BYTES = 16  # a complex128
 ASKS_FOR_HOST_TENSORS = frozenset(("tensor_split",))  # refuses indices on any device, as with PyTorch's own
 SPARSE = frozenset(("to_sparse",))  # give sparse tensors, which the device does not have
-CHOOSES = frozenset(("kthvalue", "max", "median", "min", "mode", "nanmedian", "sort", "topk"))
+CHOOSES = frozenset(("kthvalue", "max", "median", "min", "mode", "msort", "nanmedian", "sort", "topk"))
 UNINITIALISED = frozenset(("empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided"))
 
 
