@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from mtia.architectures import page, result
@@ -26,7 +27,14 @@ def test_a_row_a_model() -> None:
         "| 42 s |"
     ) in text
     assert "- `t5 float32`: the process ended with exit code 3" in text
-    assert "Registered and not run for this page: `opt`." in text
+    assert "Registered and not run for this page in float32: `opt`." in text
+
+
+def test_each_dtype_is_counted_and_what_was_not_run_in_it_is_named() -> None:
+    narrow = replace(LLAMA, dtype="bfloat16")
+    text = page.markdown({r.unit: r for r in (LLAMA, DEAD, narrow)}, ["llama", "t5"])
+    assert "1 of 2 in float32 and 1 of 1 in bfloat16 pass: forward" in text
+    assert "Registered and not run for this page in bfloat16: `t5`." in text and "page in float32" not in text
 
 
 def test_results_come_back_whole(tmp_path: Path) -> None:
