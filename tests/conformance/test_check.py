@@ -121,8 +121,10 @@ def test_what_is_left_out_is_counted_by_reason() -> None:
     forward = {"to_sparse": lambda x: x.to_sparse(), "matmul": lambda x: x @ torch.ones(3), "neg": torch.neg}
     for name, function in forward.items():
         check._judge(tally, lambda n=name, f=function: check._compare_forward(Operator(n, f), _sample(x), "float32"))
+    rows = _sample(torch.eye(2).to_sparse())
+    check._judge(tally, lambda: check._compare_forward(Operator("mm", forward["neg"]), rows, "float32"))
     assert (tally.samples, tally.wrong) == (1, 0)
-    assert tally.left_out == {"sparse": 1, "the CPU refuses it": 1}
+    assert tally.left_out == {"sparse tensors": 2, "the CPU refuses it": 1}
     tally = check.Tally()
     backward = {"empty_like": torch.empty_like, "sign": lambda x: x.detach(), "matmul": forward["matmul"],
                 "rand": lambda x: x * torch.rand(2), "neg": torch.neg}  # fmt: skip
