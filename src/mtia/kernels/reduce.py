@@ -30,7 +30,8 @@ MOST_SPLITS = 64
 class Fold:
     """`x` is mapped, folded into `acc` and finished; `whole` folds a tile of accumulators along AXIS.
 
-    `identity`: "zero", "one", "low" (least value of the type) or "high". `again`: the fold of partial results.
+    `identity`: "zero", "one", "low" (least value of the type) or "high". Partial results are combined as
+    they are, unmapped.
     """
 
     name: str
@@ -39,22 +40,19 @@ class Fold:
     whole: str
     mapped: str = "x"
     finish: str = "acc"
-    again: str = ""
     with_index: bool = False
 
 
 _SUM = dict(identity="zero", combine="acc + x", whole="tl.sum(acc, AXIS)")
 _FOLDS = (
     Fold("sum", **_SUM),
-    Fold("mean", **_SUM, finish="acc / count", again="sum"),
-    Fold("sum_abs", **_SUM, mapped="tl.abs(x)", again="sum"),
-    Fold("sum_square", **_SUM, mapped="x * x", again="sum"),
-    Fold("norm2", **_SUM, mapped="x * x", finish="fn.square_root(acc)", again="sum"),
-    Fold("count_nonzero", **_SUM, mapped="(x != 0).to(x.dtype)", again="sum"),
+    Fold("mean", **_SUM, finish="acc / count"),
+    Fold("sum_abs", **_SUM, mapped="tl.abs(x)"),
+    Fold("norm2", **_SUM, mapped="x * x", finish="fn.square_root(acc)"),
     Fold("amax", "low", "fn.nan_max(acc, x)", "tl.reduce(acc, AXIS, fn.nan_max)"),
     Fold("amin", "high", "fn.nan_min(acc, x)", "tl.reduce(acc, AXIS, fn.nan_min)"),
-    Fold("amax_abs", "zero", "fn.nan_max(acc, x)", "tl.reduce(acc, AXIS, fn.nan_max)", "tl.abs(x)", again="amax"),
-    Fold("amin_abs", "high", "fn.nan_min(acc, x)", "tl.reduce(acc, AXIS, fn.nan_min)", "tl.abs(x)", again="amin"),
+    Fold("amax_abs", "zero", "fn.nan_max(acc, x)", "tl.reduce(acc, AXIS, fn.nan_max)", "tl.abs(x)"),
+    Fold("amin_abs", "high", "fn.nan_min(acc, x)", "tl.reduce(acc, AXIS, fn.nan_min)", "tl.abs(x)"),
     Fold("prod", "one", "acc * x", "tl.reduce(acc, AXIS, fn.multiply)"),
     Fold("xor", "zero", "acc ^ x", "tl.xor_sum(acc, AXIS)"),
     Fold("any", "zero", "acc | x", "tl.reduce(acc, AXIS, fn.either)", "(x != 0).to(tl.int32)"),
