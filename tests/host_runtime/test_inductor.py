@@ -240,6 +240,18 @@ def test_the_default_mode_asks_for_no_graphs() -> None:
     assert say_graphs_left_out.cache_info().misses == 0
 
 
+def test_rms_norm_is_fused_with_what_follows() -> None:
+    x = torch.randn(32, 96)
+    with torch.no_grad():
+        compiled = torch.compile(lambda x: F.rms_norm(x, (96,)).sin())
+        there = x.to("mtia")
+        compiled(there)
+        with mtia.session() as log:
+            got = compiled(there)
+    assert len(log.spans) == 1
+    torch.testing.assert_close(got.cpu(), F.rms_norm(x, (96,)).sin(), atol=1e-5, rtol=1e-5)
+
+
 # --- optimisers -------------------------------------------------------------------------------------------------------
 
 
