@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from triton import knobs
 
+from mtia.host_runtime.launch import launch
 from mtia.program.program import TileProgram
 
 ALIGNMENT_BYTES = 16  # what Triton compiles for: a multiple of it, or any address
@@ -37,8 +38,6 @@ class KnownLaunch:
         if program is None or self._is_watched() or not _are_aligned(tensors):
             self._by_triton(kinds, tensors, numbers)
             return
-        from mtia.host_runtime.launch import launch
-
         stream = torch._C._mtia_getCurrentRawStream(torch.mtia.current_device())  # type: ignore[attr-defined]
         launch(program, self.grid, [*tensors, *numbers, *self.integers], stream)
 

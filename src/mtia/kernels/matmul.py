@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from mtia.host_runtime import silicon
+from mtia.host_runtime.launch import time_kernel
 from mtia.kernels.copy import cast, contiguous, copy_strided, fill
 from mtia.kernels.dtypes import accumulate_dtype, scalar_argument, triton_name
 from mtia.kernels.elementwise import Operation, define, launch
@@ -132,8 +134,6 @@ def _launch_of(
     numbers = (1.0, 1.0) if acc.is_floating_point else (1, 1)
 
     def time_of(t: Tiling) -> float:
-        from mtia.host_runtime.launch import time_kernel
-
         addend = out if c is None else c
         return time_kernel(
             mtia_matmul,
@@ -188,7 +188,7 @@ def multiply(
         out.stride(),
         scaled,
         None if c is None else (c.stride(), c.dtype),
-        _chip_key(),
+        id(silicon.chip()) if x.is_mtia else 0,
     )
     found = _launches.get(key)
     if found is None:
@@ -199,12 +199,6 @@ def multiply(
         scalar_argument(beta, torch.float32 if acc.is_floating_point else acc),
     )
     found((x, y, out if c is None else c, out), (a, b))
-
-
-def _chip_key() -> int:
-    from mtia.kernels.tiling import chip_or_none
-
-    return id(chip_or_none())
 
 
 PRODUCT = define(Operation("product", ("x", "other"), "x * other", for_bool="x & other"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from triton.backends.compiler import GPUTarget
@@ -10,6 +11,14 @@ from triton.backends.driver import DriverBase, decompose_descriptor
 
 from mtia.program.program import TileProgram
 from mtia.triton_backend.compiler import ARCH, WARP_SIZE, read_binary
+
+
+@cache
+def _launch() -> Callable[..., None]:
+    """The runtime's launch, imported at the first one: Triton loads this driver where there may be no device."""
+    from mtia.host_runtime.launch import launch
+
+    return launch
 
 
 class MtiaUtils:
@@ -65,11 +74,9 @@ class MtiaLauncher:
         exit_hook: Any,
         *args: Any,
     ) -> None:
-        from mtia.host_runtime.launch import launch
-
         if enter_hook is not None:
             enter_hook(launch_metadata)
-        launch(function, (grid_x, grid_y, grid_z), self.pick(args), stream)
+        _launch()(function, (grid_x, grid_y, grid_z), self.pick(args), stream)
         if exit_hook is not None:
             exit_hook(launch_metadata)
 
