@@ -21,6 +21,7 @@ from mtia.quantization.recipe import RECIPES, Prepared, Recipe, apply, shaped
 from mtia.quantization.schemes import scheme_named
 from mtia.quantization.search import Choice, allotted, by_kind, search
 from mtia.quantization.sensitivity import sensitivities
+from mtia.report import generate
 
 FULL = Recipe(plan=Plan.of({"lm_head": "bf16", "*": "int8"}), migrate=0.5, shift=True, compensate=True,
               wide={"*.down_proj": 3})  # fmt: skip
@@ -211,3 +212,8 @@ def test_search_keeps_the_share_and_lowers_the_divergence(alike: bool) -> None:
     apply(found.recipe, model(), run)
     with pytest.raises(BadProblem, match=r"low_frac = 1\.5; 0 to 1"):
         search(model(), "mx4", tokens(1), run, low_frac=1.5)
+
+
+def test_a_model_with_a_quantised_head_generates() -> None:
+    low = shaped(Recipe(plan=Plan.of("int8"), shift=True, wide={"lm_head": 4}), model())
+    assert list(generate.build(low, length=64, compile=False).tokens([1, 2, 3], 2)) != []

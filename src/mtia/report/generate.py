@@ -163,7 +163,7 @@ def build(model: LlamaForCausalLM, *, length: int, compile: bool) -> Generator:
     """A generator for `model`, where it is, with a KV cache of `length` tokens."""
     from transformers import StaticCache
 
-    config, weight = model.config, model.lm_head.weight
+    config, weight = model.config, model.get_input_embeddings().weight  # the head may be quantised
     cache = StaticCache(config=config, max_cache_len=length)
     cache.early_initialization(
         batch_size=1, num_heads=config.num_key_value_heads, dtype=weight.dtype, device=weight.device,
