@@ -32,7 +32,8 @@ def test_same_indices_are_timed_once_and_others_anew(traced: list[str]) -> None:
     same = torch.zeros(512, dtype=torch.int64, device="mtia")
     spread = torch.arange(0, 4096, 8).to("mtia")
     for _ in range(3):  # until SRAM holds what it will hold
-        _rows(same, table), _rows(spread, table)
+        _rows(same, table)
+        _rows(spread, table)
     traced.clear()
     first, second = _rows(same, table), _rows(spread, table)
     assert (_rows(same, table), _rows(spread, table)) == (first, second)

@@ -174,7 +174,7 @@ def test_older_chips_refuse_scaled_products_and_8_bit_caches(chip: str) -> None:
         x = torch.zeros(32, 32, dtype=torch.uint8, device="mtia").view(torch.float8_e4m3fn)
         one = torch.ones(1, device="mtia")
         with pytest.raises(UnsupportedDtype, match=said):
-            torch._scaled_mm(x, x.t(), one, one, out_dtype=torch.bfloat16)
+            torch._scaled_mm(x, x.t(), one, one, out_dtype=torch.bfloat16)  # pyright: ignore[reportPrivateImportUsage]
         cache = KeyValueCache(batch=1, heads=1, tokens=4, head_dim=16)
         k = torch.zeros(1, 1, 2, 16, device="mtia")
         with pytest.raises(UnsupportedDtype, match=said):

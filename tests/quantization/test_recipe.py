@@ -216,4 +216,5 @@ def test_search_keeps_the_share_and_lowers_the_divergence(alike: bool) -> None:
 
 def test_a_model_with_a_quantised_head_generates() -> None:
     low = shaped(Recipe(plan=Plan.of("int8"), shift=True, wide={"lm_head": 4}), model())
+    assert isinstance(low, LlamaForCausalLM)
     assert list(generate.build(low, length=64, compile=False).tokens([1, 2, 3], 2)) != []
