@@ -145,6 +145,7 @@ __all__ = [
     "path_or_none",
     "rate_of",
     "refused",
+    "refused_rounding",
     "refused_sparse",
     "software_cost",
 ]

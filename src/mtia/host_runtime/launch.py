@@ -36,7 +36,7 @@ from mtia.host_runtime.telling import tell
 from mtia.program import commands as c
 from mtia.program.dataflow import dataflow_of
 from mtia.program.fit import ChipLimitWarning, Excess, fit
-from mtia.program.program import TileProgram
+from mtia.program.program import TileProgram, once_a_program
 from mtia.program.verify import verify
 from mtia.units import format_time, fs_to_s
 
@@ -95,14 +95,11 @@ _sites: dict[tuple[int, int, bool], tuple[TileProgram, ChipSpec, Site]] = {}
 _residency: dict[int, tuple[ChipSpec, Residency]] = {}
 
 
+@once_a_program
 def is_user_kernel(program: TileProgram) -> bool:
-    """Not one of ours and not one that Inductor wrote: chip limits are the author's business. Found once a program."""
-    known = program.__dict__.get("_is_users")
-    if known is None:
-        file = program.location.file
-        known = not (any(mark in file for mark in _OUR_FILES) or file.startswith(_inductor_folder()))
-        object.__setattr__(program, "_is_users", known)
-    return known
+    """Not one of ours and not one that Inductor wrote: chip limits are the author's business."""
+    file = program.location.file
+    return not (any(mark in file for mark in _OUR_FILES) or file.startswith(_inductor_folder()))
 
 
 _OUR_FILES = ("/mtia/kernels/", "mtia_kernels")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mtia.program import commands as c
-from mtia.program.program import TileProgram
+from mtia.program.program import TileProgram, once_a_program
 from mtia.program.types import Value
 
 
@@ -37,16 +37,9 @@ class Dataflow:
         return any(r.id in self.index_values for r in command.results)
 
 
+@once_a_program
 def dataflow_of(program: TileProgram) -> Dataflow:
-    """Computed once per program and kept on it."""
-    known = program.__dict__.get("_dataflow")
-    if known is None:
-        known = _analyse(program)
-        object.__setattr__(program, "_dataflow", known)
-    return known
-
-
-def _analyse(program: TileProgram) -> Dataflow:
+    """Which values of the program depend on which."""
     edges: dict[int, set[int]] = {}  # everything a value depends on
     data_edges: dict[int, set[int]] = {}  # without addresses, masks, bounds and conditions
     _collect_edges(program.body, edges, data_edges)

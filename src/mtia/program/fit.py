@@ -54,11 +54,7 @@ def fit(
     excess += _too_many(program, buffers, spec, strict=strict)
     buffers = _reduce_slots(program, buffers, spec.pe.local_memory_bytes)
     excess += _too_large(program, buffers, spec, strict=strict)
-    fitted = replace(program, buffers=buffers)
-    for name in ("_plan", "_dataflow"):  # what is known of the commands stays true
-        if name in program.__dict__:
-            object.__setattr__(fitted, name, program.__dict__[name])
-    return fitted, tuple(excess)
+    return program.with_buffers(buffers), tuple(excess)
 
 
 class ChipLimitWarning(UserWarning):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property, wraps
+from typing import TypeVar
 
 from mtia.program.commands import Block, Command
 from mtia.program.types import Location, TileType, Value
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,16 @@ class TileProgram:
         """All commands in program order, regions included."""
         yield from _walk(self.body)
 
+    def with_buffers(self, buffers: tuple[CircularBuffer, ...]) -> TileProgram:
+        """The same commands; what was found of them (`once_a_program`) stays true."""
+        out = replace(self, buffers=buffers)
+        out.__dict__["_found"] = dict(self.__dict__.get("_found", {}))
+        return out
+
+    def __getstate__(self) -> dict[str, object]:
+        """What is pickled: not what was found of it."""
+        return {name: value for name, value in self.__dict__.items() if name != "_found"}
+
     @cached_property
     def commands(self) -> tuple[Command, ...]:
         """Commands by index (`commands[i].index == i`)."""
@@ -75,6 +88,21 @@ class TileProgram:
         from mtia.program.printer import format_program
 
         return format_program(self)
+
+
+def once_a_program(find: Callable[[TileProgram], T]) -> Callable[[TileProgram], T]:
+    """What `find` says of a program's commands, found at the first call and kept on the program."""
+
+    @wraps(find)
+    def found(program: TileProgram) -> T:
+        held = program.__dict__.get("_found")
+        if held is None:
+            held = program.__dict__["_found"] = {}
+        if find not in held:
+            held[find] = find(program)
+        return held[find]
+
+    return found
 
 
 def _walk(block: Block) -> Iterator[Command]:

@@ -19,7 +19,7 @@ from mtia.engine.functional.interpreter import Launch
 from mtia.engine.functional.memory import Allocation, Bounds
 from mtia.engine.native import library
 from mtia.errors import MtiaError
-from mtia.program.program import TileProgram
+from mtia.program.program import TileProgram, once_a_program
 
 counts: Counter[str] = Counter()
 """Launches whose values were computed "native" and "interpreted", in this process."""
@@ -88,16 +88,13 @@ class Executor:
         return Executor(self.program, assemble(self.program, any_grid=True))
 
 
+@once_a_program
 def executor_of(program: TileProgram) -> Executor | str:
-    """The program's executor, or why it has none. Computed once per program and kept on it."""
-    known = program.__dict__.get("_executor")
-    if known is None:
-        try:
-            known = Executor(program, assemble(program))
-        except NotAssembled as reason:
-            known = str(reason)
-        object.__setattr__(program, "_executor", known)
-    return known
+    """The program's executor, or why it has none."""
+    try:
+        return Executor(program, assemble(program))
+    except NotAssembled as reason:
+        return str(reason)
 
 
 def why_interpreted(program: TileProgram) -> str | None:

@@ -12,7 +12,7 @@ import torch
 from mtia.engine.functional import memory
 from mtia.program import commands as c
 from mtia.program.dataflow import dataflow_of
-from mtia.program.program import TileProgram
+from mtia.program.program import TileProgram, once_a_program
 from mtia.program.types import Value
 
 CHUNK_ELEMENTS = 1 << 18  # of the largest tile that is held: stays in the host's cache
@@ -34,16 +34,9 @@ class Plan:
     lendable: frozenset[int] = frozenset()  # loads whose tile a multiply reads at once, before any store: need no copy
 
 
+@once_a_program
 def plan_of(program: TileProgram) -> Plan:
-    """Computed once per program and kept on it."""
-    plan = program.__dict__.get("_plan")
-    if plan is None:
-        plan = _make_plan(program)
-        object.__setattr__(program, "_plan", plan)
-    return plan
-
-
-def _make_plan(program: TileProgram) -> Plan:
+    """How the interpreter goes through the program."""
     plan = Plan()
     for i, parameter in enumerate(program.parameters):
         plan.n_values = max(plan.n_values, parameter.value.id + 1)
