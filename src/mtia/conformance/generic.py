@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
+from mtia.conformance.check import REFUSED
 from mtia.conformance.units import NoOpInfo
 
 SEED = 2026
@@ -38,7 +39,6 @@ MOST_ERROR_CHARS = 160
 STEPS = 5
 
 
-REFUSED = "the CPU refuses it"
 NO_CALL = "no call"
 OWN_IMPLEMENTATION = "names an implementation itself"
 
